@@ -6,9 +6,14 @@ import os
 import shlex
 import unicodedata
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+NAME_HINT = "Take letters, digits, spaces, - or _; / and \\ are not possible."
+"""For a refused name of a run or folder."""
 
 
 def printable(value: Path | str) -> str:
@@ -101,6 +106,11 @@ def listing(names: list[str], limit: int = 5) -> str:
 def percent(share: float) -> str:
     """0.123 as "12 %"."""
     return f"{share * 100:z.0f} %"
+
+
+def two_digits(number: float) -> str:
+    """A number with two significant digits and no exponent: 171.4 as "170", 0.00042 as "0.00042"."""
+    return f"{Decimal(f'{number:.2g}'):f}"
 
 
 def size_text(size: float | None) -> str:

@@ -6,8 +6,8 @@ configuration alone determines each step: a resume and a repeat apply the same c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NewType
+from collections.abc import Iterable, Iterator
+from typing import Any, NewType
 
 from engine.config.change import LENGTH_KEYS, Change, read_change
 from engine.config.schema import RunConfig
@@ -19,6 +19,13 @@ EffectiveConfig = NewType("EffectiveConfig", RunConfig)
 def changes_of(config: RunConfig) -> tuple[Change, ...]:
     """The changes of a configuration, in their order."""
     return tuple(read_change(text) for text in config.training.changes)
+
+
+def later_values(texts: Iterable[str], key: str) -> list[tuple[int, Any]]:
+    """(update from which it applies, value) of each change of a setting in a list of changes; None unsets it."""
+    table, _, name = key.partition(".")
+    changes = [read_change(text) for text in texts]
+    return [(it.step + 1, it.tables[table][name]) for it in changes if name in it.tables.get(table, {})]
 
 
 def changed_by(config: RunConfig, change: Change) -> RunConfig:

@@ -55,6 +55,11 @@ class Prompt:
     random_seed: bool = False
     """Another seed each time."""
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of a sample: with guidance two in each of its steps."""
+        return self.request.steps * (1 + (self.request.scale > 1))
+
     def as_line(self, flags: frozenset[str] = frozenset(), sampler: str | None = None) -> str:
         """The prompt with all its settings, in Kohya's syntax, on one line.
 

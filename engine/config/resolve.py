@@ -18,7 +18,7 @@ from engine.config.trained import is_trained
 from engine.config.training import TrainingTable, is_schedule_free
 from engine.config.unused import idle_settings
 from engine.errors import UsageError
-from engine.text import plural
+from engine.text import NAME_HINT, plural
 
 if TYPE_CHECKING:
     from engine.types import Recognition
@@ -365,6 +365,4 @@ def require_paths(config: RunConfig) -> None:
     require_local_paths(config)
     name = config.saving.output_name
     if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
-        raise UsageError(
-            f"The name {name!r} cannot be a file name.", "Choose letters, digits, - and _.", code="name-not-possible"
-        )
+        raise UsageError(f"The name {name!r} cannot be a file name.", NAME_HINT, code="name-not-possible")

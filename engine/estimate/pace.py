@@ -15,7 +15,7 @@ from engine.runs.events import StepEvent
 from engine.runs.find import KnownRun
 from engine.runs.identity import host
 from engine.runs.tail import latest_events
-from engine.text import printable
+from engine.text import printable, two_digits
 
 if TYPE_CHECKING:
     from engine.config.resolve import ResolvedConfig
@@ -63,13 +63,14 @@ class Pace:
     source: str
     """For the user: "from run smithy of 12 Nov: 0.42 s a step", "rough, ...", "unknown until the first steps"."""
 
-    def total(self, config: ResolvedConfig, plan: StepPlan, num_prompts: int) -> float | None:
-        """Seconds for the steps and the samples; None while the pace is unknown."""
+    def seconds(self, config: ResolvedConfig, plan: StepPlan, num_prompts: int) -> tuple[float, float] | None:
+        """Seconds for the steps and for the samples; None while the pace is unknown."""
         if self.seconds_per_step is None:
             return None
         seconds_per_image = self.seconds_per_step / (plan.batch_size * plan.gradient_accumulation_steps)
         seconds_per_sample = seconds_per_image * config.sampling.sample_steps * _SAMPLE_FORWARDS / _TRAIN_FORWARDS
-        return self.seconds_per_step * plan.max_train_steps + seconds_per_sample * num_prompts * _rounds(config, plan)
+        samples = seconds_per_sample * num_prompts * _rounds(config, plan)
+        return self.seconds_per_step * plan.max_train_steps, samples
 
 
 def measured_runs(runs: Iterable[KnownRun]) -> list[MeasuredRun]:
@@ -100,14 +101,14 @@ def pace(run: ResolvedRun, gpu: Gpu | None, measured: Sequence[MeasuredRun]) -> 
         factor = work / _work(best.config)
         seconds = best.seconds_per_step * factor
         day = time.strftime("%d %b", time.localtime(best.created)).lstrip("0")
-        scaled = "" if 0.99 < factor < 1.01 else f", scaled by {factor:.2g} for the other size or batch"
-        return Pace(seconds, f"from run {printable(best.name)} of {day}: {seconds:.2g} s a step{scaled}")
+        scaled = "" if 0.99 < factor < 1.01 else f", scaled by {two_digits(factor)} for the other size or batch"
+        return Pace(seconds, f"from run {printable(best.name)} of {day}: {two_digits(seconds)} s a step{scaled}")
     peak = gpu.peak_flops if gpu is not None else None
     cost = run.family.spec.cost
     if gpu is not None and peak and cost is not None:
         flops = cost.flops * _TRAIN_FORWARDS * size / cost.parameters * work
         seconds = flops / (peak * _SHARE_OF_PEAK)
-        return Pace(seconds, f"rough, by arithmetic for {printable(gpu.name)}: {seconds:.2g} s a step")
+        return Pace(seconds, f"rough, by arithmetic for {printable(gpu.name)}: {two_digits(seconds)} s a step")
     return Pace(None, "unknown until the first steps")
 
 

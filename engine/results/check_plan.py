@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from engine.config import RunConfig
 from engine.dataset.arithmetic import StepPlan
-from engine.dataset.reach import MOST_COMPARED
+from engine.dataset.images import Scan
+from engine.dataset.reach import MOST_COMPARED, PROBED
 from engine.text import plural
 
 POINTS = 4
@@ -57,7 +58,7 @@ class CheckPlan:
     steps: frozenset[int]
     """Including the last step of the run, excluding step 0, where only losses are measured."""
     share: float
-    """Of the training's time, as planned."""
+    """What it takes, as planned, as a share of what the steps take."""
 
     @property
     def text(self) -> str:
@@ -67,7 +68,7 @@ class CheckPlan:
         return (
             f"The weights are measured {times}, on {self.scope.validation} validation and "
             f"{plural(self.scope.training, 'training image')} at {plural(self.scope.points, 'timestep')}{everyday}; "
-            f"this takes about {self.share * 100:.1f} % of the training's time (training.max_check_share)."
+            f"this adds about {self.share * 100:.1f} % to the time of the steps (training.max_check_share)."
         )
 
 
@@ -84,13 +85,14 @@ def plan_checks(config: RunConfig, plan: StepPlan, *, validation: int, training:
         training: number of images that are trained on.
     """
     limit, automatic = config.training.max_check_share, config.sets_aside
-    if not limit:
-        return None if automatic else CheckPlan(CheckScope(validation, 0, POINTS, 0), frozenset(), 0.0)
     saved, training_table = saved_steps(config, plan), config.training
     every_n_steps = training_table.validate_every_n_steps
     chosen = _due(plan, 0 if every_n_steps else training_table.validate_every_n_epochs, every_n_steps)
     items = plan.items / plan.num_processes / plan.updates_per_epoch  # of one process in a step
     work = plan.max_train_steps * items * (4 if config.memory.gradient_checkpointing else 3)
+    if not limit:
+        cost = (1 + len(chosen)) * POINTS * validation
+        return None if automatic else CheckPlan(CheckScope(validation, 0, POINTS, 0), frozenset(), cost / work)
     check_plan = None
     for number in _numbers(len(saved)):
         steps = frozenset(saved[round((index + 1) * len(saved) / number) - 1] for index in range(number))
@@ -109,6 +111,12 @@ def plan_checks(config: RunConfig, plan: StepPlan, *, validation: int, training:
     return check_plan
 
 
+def checks_of(config: RunConfig, plan: StepPlan, images: Scan) -> CheckPlan | None:
+    """`plan_checks` for the images of a run that has not begun."""
+    validation = sum(len(subset.images) for subset in images.validation_subsets)
+    return plan_checks(config, plan, validation=validation, training=min(PROBED, images.num_images))
+
+
 def _numbers(saved: int) -> list[int]:
     """How many checks there may be, from one for each file to one."""
     return sorted({max(1, -(-saved // divisor)) for divisor in (1, 2, 3, 4, 6, 8, 12, 16)} | {1}, reverse=True)
@@ -124,6 +132,11 @@ def compared_samples(share: float, passes: Sequence[int]) -> int:
     if not share or not passes:
         return 0
     return len(passes) if share == 1 else min(len(passes), max(1, int(share * sum(passes) / ENCODE)))
+
+
+def sample_check_share(share: float, passes: Sequence[int]) -> float:
+    """What encoding the compared samples of a step takes, as a share of what generating all of them takes."""
+    return compared_samples(share, passes) * ENCODE / sum(passes) if passes else 0.0
 
 
 def compared_images(share: float, plan: StepPlan, images: int, *, cached: bool) -> int:

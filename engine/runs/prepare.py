@@ -20,7 +20,7 @@ from engine.paths import expanded
 from engine.runs.identity import boot_id, host, own_identity
 from engine.runs.layout import CURRENT, RunDir, default_output_dir, own_files, write_record
 from engine.runs.state import RunState, mark_starting, true_state
-from engine.text import attach_line, printable, resume_line, shell_line
+from engine.text import NAME_HINT, attach_line, printable, resume_line, shell_line
 from engine.types import Log
 
 if TYPE_CHECKING:
@@ -107,9 +107,7 @@ def require_file_name(name: str) -> None:
             code="name-too-long",
         )
     if not name.strip() or any(unicodedata.category(character) == "Cc" for character in name):
-        raise UsageError(
-            f"The name {name!r} cannot be a file name.", "Choose letters, digits, - and _.", code="name-not-possible"
-        )
+        raise UsageError(f"The name {name!r} cannot be a file name.", NAME_HINT, code="name-not-possible")
 
 
 def prepare_run(

@@ -23,7 +23,7 @@ from engine.errors import DataError, StorageError, UsageError, storage_error
 from engine.paths import expanded
 from engine.runs import RunDir, true_state
 from engine.runs.prepare import require_file_name
-from engine.text import listing, plural, printable
+from engine.text import NAME_HINT, listing, plural, printable
 from engine.types import Progress
 
 TakeIn = Literal["copy", "link", "leave"]
@@ -332,9 +332,7 @@ def _absolute(path: Path) -> Path:
 
 def _require_folder_name(name: str, what: str) -> None:
     if not name.strip() or "/" in name or name in (".", ".."):
-        raise UsageError(
-            f"{what} {name!r} cannot be a folder's name.", "Choose letters, digits, - and _.", code="name-not-possible"
-        )
+        raise UsageError(f"{what} {name!r} cannot be a folder's name.", NAME_HINT, code="name-not-possible")
 
 
 def _require_plain(path: Path) -> None:

@@ -37,9 +37,9 @@ class Evaluation:
                     parameter.copy_(value)
             self._seconds[name].append(time.perf_counter() - started)
 
-    def total_seconds(self, name: str) -> float:
-        """Seconds that all phases of this name took."""
-        return sum(self._seconds[name])
+    def total_seconds(self, name: str | None = None) -> float:
+        """Seconds that all phases of this name took; without one, all phases."""
+        return sum(sum(seconds) for phase, seconds in self._seconds.items() if name in (None, phase))
 
     def usual_seconds(self, name: str) -> float:
         """The median of their seconds; 0 before the first one."""

@@ -10,7 +10,7 @@ from engine.config.changes import EffectiveConfig
 from engine.results.check_plan import CheckPlan
 from engine.results.record import read_run
 from engine.results.verdict import past_best
-from engine.text import percent
+from engine.text import duration, percent
 from engine.training.changes import Changes
 from engine.training.checkpoints import CheckpointStore
 from engine.training.checks import Checks
@@ -125,8 +125,11 @@ class Outputs:
         if sampling.sample_every_n_steps or sampling.sample_every_n_epochs:
             self.samples.generate()
         if measured := self.evaluation.total_seconds("validate") + self.samples.measuring_seconds:
-            share = measured / (time.perf_counter() - self._begun)
-            self.session.log(f"Measuring took {percent(share)} of the time since the training was last started.")
+            steps = time.perf_counter() - self._begun - self.evaluation.total_seconds()
+            self.session.log(
+                f"Measuring took {duration(measured)} since this start, which adds {percent(measured / steps)} to the "
+                "time of the steps."
+            )
 
     def save_now(self) -> None:
         """Write a checkpoint and a LoRA of this step: when the run is stopped, or at the user's request."""

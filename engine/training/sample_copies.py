@@ -43,7 +43,7 @@ class SampleCopies:
         """
         requests = [prompt.request for prompt in prompts]
         has_base = not prompts[index].random_seed and not self._prepared.config.network.network_weights
-        passes = [request.steps * (1 + (request.scale > 1)) for request in requests]
+        passes = [prompt.passes for prompt in prompts]
         if self._failed or index >= compared_samples(share, passes):
             return
         try:

@@ -57,7 +57,7 @@ def test_every_shipped_preset(asked: list[Request], capfd: pytest.CaptureFixture
     assert max(map(len, out.splitlines())) <= 80
     assert by_preset["demo"][:3] == ["on", "the", "CPU:"]
     assert {request.recognition.family for request in asked} == {"sd15", "sdxl", "flux"}
-    assert "the first time" in err and rows[-2].startswith("frugal:")
+    assert "the first time" in err and rows[-2].startswith("sample: at full speed")
     assert run(["plan"]) == 0
     assert "the first time" not in capfd.readouterr().err
 

@@ -14,7 +14,7 @@ from textual.css.query import NoMatches
 from textual.message import Message
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widget import MountError
+from textual.widget import MountError, Widget
 from textual.widgets import Static
 from textual.worker import Worker, WorkerState
 
@@ -60,6 +60,8 @@ class BaseScreen(Screen[None]):
     HELP: ClassVar[str | None] = None
     """Markdown: what this screen is for. A widget's HELP is shown above it."""
 
+    _focus_before: Widget | None = None
+    """What had the focus before a part had the whole screen."""
     _fading: Timer | None = None
     """Until the answer that is shown is cleared."""
 
@@ -176,8 +178,12 @@ class BaseScreen(Screen[None]):
         self.answer(_("Copied (if your terminal allows it): {0}").format(shown) + more)
 
     def action_full(self) -> None:
-        """The part with the focus alone, or everything."""
+        """The part with the focus alone, or everything; the focus returns to where it was."""
+        if not self.has_class("-full"):
+            self._focus_before = self.focused
         self.toggle_class("-full")
+        if not self.has_class("-full") and self._focus_before is not None:
+            self.call_after_refresh(self._focus_before.focus)
         self.refresh_bindings()
 
     def left_full(self) -> bool:

@@ -20,6 +20,7 @@ from engine.text import plural, printable
 from tui.screens.base import SMALLEST
 from tui.screens.caption_changes import CaptionChanges
 from tui.setup.caption_book import Book, Rules, flowed, own_folder
+from tui.text.fields import with_titles
 from tui.texts import _
 from tui.watching.progress import throttled
 from tui.widgets.caption_card import CaptionCard
@@ -134,9 +135,9 @@ class CaptionsScreen(CaptionChanges):
             self.card.clear()
             if self.rules.dataset_config:
                 summary.set_class(False, "error")
-                summary.update(event.result.message)
+                summary.update(with_titles(event.result.message))
                 return
-            summary.update(f"✗ {printable(event.result.message)} {event.result.hint}")
+            summary.update(with_titles(f"✗ {printable(event.result.message)} {event.result.hint}"))
             return
         if self.book is not None:
             self._keep_place()
@@ -213,9 +214,6 @@ class CaptionsScreen(CaptionChanges):
 
     @on(CaptionList.Edit)
     def _edit(self) -> None:
-        if self.rules.shipped:
-            self.set_message(_("The captions of the program's own images cannot be edited here."), kind="warning")
-            return
         self.card.edit()
 
     @on(CaptionEditor.Leave)
@@ -301,19 +299,22 @@ class CaptionsScreen(CaptionChanges):
     # The step
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Edits of all captions are disabled until they are read, and while another edit runs."""
+        """Edits of all captions are disabled until they are read, and while another edit runs; the captions of the
+        program's own images have none."""
+        if self.rules.shipped and action in ("replace", "frame", "add_trigger", "captioner", "undo"):
+            return False  # a note gives the reason
         ready = self.book is not None and not self._busy and not self._captioning
         if action in ("replace", "frame"):
-            return True if ready and not self.rules.shipped else None
+            return True if ready else None
         if action == "add_trigger":
-            return True if ready and not self.rules.shipped and self.rules.trigger else None
+            return True if ready and self.rules.trigger else None
         if action in ("tags", "open"):
             return True if self.book is not None else None
         if action == "undo":
             undoable = self.book is not None and (self.book.undoable or bool(self._edits))
             return True if ready and undoable else None
         if action == "captioner":
-            return True if self._captioning or (ready and not self.rules.shipped) else None
+            return True if self._captioning or ready else None
         return super().check_action(action, parameters)
 
     def store(self) -> None:
@@ -334,7 +335,7 @@ class CaptionsScreen(CaptionChanges):
         if self.rules.dataset_config:
             return
         if self._failure is not None:
-            yield str(self._failure)
+            yield with_titles(str(self._failure))
         elif self.card.unsaved is not None:
             yield _("The caption in the editor cannot be saved.")
         elif self.book is not None:

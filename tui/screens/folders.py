@@ -13,14 +13,13 @@ from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Button, Checkbox, Input, Select, Static
 
-from engine.dataset.caption_files import has_word
 from engine.dataset.scan import default_repeats
-from engine.dataset.trigger import TriggerTokens, suggest, tokenize_trigger
 from engine.errors import LoraSmithError, UsageError
 from engine.text import plural, printable
-from tui.screens.taking_in import TakingIn
+from tui.screens.trigger_word import TriggerWord
 from tui.setup.folder_entries import Entries, configured
-from tui.text.folders import FIELD_HELP, caption_words, plan_text, summary_text, verdict_text
+from tui.text.fields import with_titles
+from tui.text.folders import FIELD_HELP, plan_text, summary_text
 from tui.texts import _
 from tui.watching.progress import WorkerStopped, throttled
 from tui.widgets.buckets import BucketChart
@@ -39,7 +38,7 @@ PAUSE = 0.4
 """Seconds without a key before the folder is read."""
 
 
-class FoldersScreen(TakingIn):
+class FoldersScreen(TriggerWord):
     """Takes the images into a project when Next is pressed."""
 
     STEP = "folders"
@@ -58,13 +57,6 @@ class FoldersScreen(TakingIn):
         "overwritten, and captions in the project stay as you edited them.\n\n"
         "**Check** examines every image and caption: copies, mirrored ones, blur, bars, watermarks, captions."
     )
-
-    @dataclass
-    class Judged(Message):
-        """How the tokenizer splits the trigger word and the suggested one."""
-
-        verdict: TriggerTokens
-        rarer: TriggerTokens
 
     @dataclass
     class Counted(Message):
@@ -92,12 +84,8 @@ class FoldersScreen(TakingIn):
     def __init__(self) -> None:
         super().__init__()
         self._looked_at: RunConfig | None = None
-        self._seen: Overview | LoraSmithError | None = None
         self._pause: Timer | None = None
-        self._verdict: FoldersScreen.Judged | None = None
         self._occupied: FoldersScreen.PlaceRead | None = None
-        self._named = ""
-        """The name when the step was opened; it is the trigger word where none is set."""
 
     def compose_body(self) -> ComposeResult:
         """The form above, the overview of the images below."""
@@ -120,11 +108,6 @@ class FoldersScreen(TakingIn):
         self.look()
 
     @property
-    def entries(self) -> Entries:
-        """The fields as they are now."""
-        return self.query_one(ProjectForm).entries
-
-    @property
     def configured(self) -> str:
         """The dataset configuration that names the images; empty where a folder is named."""
         return "" if self.entries.source else configured(self.draft)
@@ -145,9 +128,9 @@ class FoldersScreen(TakingIn):
         yield from entries.problems(self.configured)
         trial = self._trial(entries)
         if isinstance(trial, LoraSmithError):
-            yield str(trial)
+            yield with_titles(str(trial))
         elif isinstance(self._seen, LoraSmithError) and trial == self._looked_at:
-            yield str(self._seen)
+            yield with_titles(str(self._seen))
 
     # What was typed
 
@@ -157,12 +140,10 @@ class FoldersScreen(TakingIn):
     def _changed(self) -> None:
         """Update everything that depends on the names at once, and read the folder when typing pauses."""
         entries = self.entries
+        self.clear_error()
         self._accepted_others = 0
-        self._keep_trigger()
-        if entries.word:
-            self._judge(entries.word, suggest(entries.word), str(self.draft.get("model.pretrained_model_name_or_path")))
-        else:
-            self.query_one(ProjectForm).set_verdict("")
+        self.keep_trigger()
+        self.judge_word()
         if entries.name:
             self._read_place(entries.project().path)
         self._show_plan()
@@ -186,58 +167,6 @@ class FoldersScreen(TakingIn):
     @on(ProjectForm.DemoLeft)
     def _report_cleared(self) -> None:
         self.answer(_("The demo's repeats and validation images are cleared."))
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="trigger")
-    def _judge(self, word: str, rarer: str, model: str) -> None:
-        try:
-            verdicts = tokenize_trigger(word, model), tokenize_trigger(rarer, model)
-        except LoraSmithError:  # the step Model shows what is wrong with its tokenizer
-            verdicts = tokenize_trigger(word), tokenize_trigger(rarer)
-        self.post_message(self.Judged(*verdicts))
-
-    @on(Judged)
-    def _show_verdict(self, event: Judged) -> None:
-        if event.verdict.word == self.entries.word:
-            self._verdict = event
-            self._show_word()
-
-    def _show_word(self) -> None:
-        """Show how the tokenizer splits the trigger word, and how many captions lack it."""
-        judged, word = self._verdict, self.entries.word
-        lines = [caption_words(self._captions, word)]
-        is_current = judged is not None and judged.verdict.word == word
-        if judged is not None and is_current:
-            lines.insert(0, verdict_text(judged.verdict, judged.rarer))
-        warn = any(line.startswith("!") for line in lines)
-        self.query_one(ProjectForm).set_verdict("\n".join(filter(None, lines)), warn=warn)
-
-    @property
-    def _captions(self) -> list[str]:
-        """The captions of the images that were read last."""
-        if self._seen is None or isinstance(self._seen, LoraSmithError):
-            return []
-        return [image.caption for image in self._seen.images if image.caption is not None]
-
-    def _keep_trigger(self) -> None:
-        """Where the project is renamed and captions hold its old name, keep that as the trigger word, and report it."""
-        old, entries = self._named, self.entries
-        if entries.trigger:
-            self._named = ""  # emptying the field afterwards is deliberate
-        if entries.trigger or not old or entries.name == old:
-            return
-        count = sum(has_word(caption, old) for caption in self._captions)
-        if count:
-            self.query_one(ProjectForm).take_trigger(old)
-            words = _("{0} of {1} have the word {2}: it stays the trigger word.")
-            self.set_message(
-                words.format(count, plural(len(self._captions), _("caption")), printable(old)), kind="warning"
-            )
-
-    def action_suggest(self) -> None:
-        """Use the suggested trigger word."""
-        word = suggest(self.entries.word)
-        if word:
-            self.query_one(ProjectForm).take_trigger(word)
 
     def _show_plan(self) -> None:
         """Show which folders will be made, or why that is impossible."""
@@ -312,7 +241,7 @@ class FoldersScreen(TakingIn):
                 raise UsageError(_("Enter the folder of the images first."), code="no-folder-of-images")
             config = self.draft.config(**trial)
         except LoraSmithError as error:
-            self.set_message(str(error), kind="error")
+            self.set_message(with_titles(str(error)), kind="error")
             return
         self.app.push_screen(ReportScreen(config))
 
@@ -351,7 +280,7 @@ class FoldersScreen(TakingIn):
         summary.set_class(failed, "error")
         lines: list[str] = []
         if seen is None or isinstance(seen, LoraSmithError):
-            summary.update(f"✗ {seen}" if seen is not None else "")
+            summary.update(f"✗ {with_titles(str(seen))}" if seen is not None else "")
             self.query_one(BucketChart).show({})
             self.query_one(Thumbnails).show(())
         else:
@@ -363,7 +292,7 @@ class FoldersScreen(TakingIn):
         self.query_one("#findings").display = bool(lines)
         self.query_one("#lines", Static).update("\n".join(lines))
         self._show_plan()
-        self._show_word()
+        self.show_word()
 
     def repeats(self, entries: Entries) -> int | None:
         """The computed repeats, where the source is read and its folders have none in their names."""

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.cells import cell_len
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -17,59 +16,31 @@ from textual.containers import Container, Horizontal, VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Input, OptionList, Static
-from textual.widgets.option_list import Option
 
 from engine.errors import LoraSmithError
 from engine.families.fetch import fetchable
 from engine.models.hub.cache import is_hub_id
-from engine.text import printable
 from tui.screens.fetch import FetchScreen
 from tui.screens.step import StepScreen
 from tui.setup.demo import DEMO_BASE, follow_demo
-from tui.setup.family_presets import preset_for, propose
-from tui.setup.recent import gone, recent_models, record_model
-from tui.text.cells import clipped
+from tui.setup.family_presets import propose
+from tui.setup.model_finding import KEY, Finding, find
+from tui.setup.recent import record_model
 from tui.text.model import error_text, model_facts, model_title
 from tui.texts import _
 from tui.widgets.facts import Fact, Facts
 from tui.widgets.frames import framed
+from tui.widgets.known_models import KnownModels
 from tui.widgets.lines import Lines
 from tui.widgets.path_input import PathInput
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
-    from engine.types import Recognition
 
 PAUSE = 0.3
 """Seconds without a key before the model is recognised."""
-KEY = "model.pretrained_model_name_or_path"
 VAE = "model.vae"
 EXAMPLE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was recognised for the fields."""
-
-    entered: Mapping[str, str]
-    """Key of `[model]` to the text of its field at that time."""
-    result: Recognition | LoraSmithError
-    objection: LoraSmithError | None = None
-    """The model is recognised, but a setting does not fit it."""
-    preset: str = ""
-    """The preset that is proposed for it."""
-    in_parts: bool = False
-    """It is one of several files; the others are asked for."""
-
-    @property
-    def model(self) -> str:
-        """The model that was looked at."""
-        return self.entered[KEY]
-
-    @property
-    def trouble(self) -> LoraSmithError | None:
-        """What blocks the step."""
-        return self.result if isinstance(self.result, LoraSmithError) else self.objection
 
 
 class ModelScreen(StepScreen):
@@ -98,19 +69,12 @@ class ModelScreen(StepScreen):
 
         finding: Finding
 
-    @dataclass
-    class Missing(Message):
-        """Models of the list that do not exist now."""
-
-        models: set[str]
-
     def __init__(self) -> None:
         super().__init__()
         self._finding: Finding | None = None
         self._pause: Timer | None = None
         self._next_for: Mapping[str, str] | None = None
         """What was entered when Next was pressed before the model was recognised."""
-        self._models: list[str] = []
 
     def compose_body(self) -> ComposeResult:
         """The fields, the list of models, and what was recognised."""
@@ -141,7 +105,7 @@ class ModelScreen(StepScreen):
                     placeholder=_("a folder; empty: the one in the cache") if folder else _("a file"),
                 )
         with Container(id="models"):
-            yield framed(OptionList(id="known", markup=False), _("Models used before"))
+            yield framed(KnownModels(id="known"), _("Models used before"))
             with framed(VerticalScroll(id="recognised"), _("This model")):
                 yield Lines(id="verdict", wraps=True)
                 yield Lines(id="objection", wraps=True)
@@ -156,12 +120,15 @@ class ModelScreen(StepScreen):
                 )
 
     def on_mount(self) -> None:
-        """List the models, and recognise the one that is entered."""
-        self._models = [DEMO_BASE, *(model for model in recent_models() if model != DEMO_BASE)]
-        self._list_models(set())
-        model = self.model
-        self.query_one("#known", OptionList).highlighted = self._models.index(model) if model in self._models else 0
-        self._find_missing(self._models)
+        """Highlight and recognise the model that is entered."""
+        self.query_one(KnownModels).choose(self.model)
+        self.look()
+
+    @on(OptionList.OptionSelected, "#known")
+    def _take_listed(self, event: OptionList.OptionSelected) -> None:
+        field = self.query_one("#model", PathInput)
+        field.value = self.query_one(KnownModels).models[event.option_index]
+        field.cursor_position = len(field.value)
         self.look()
 
     @property
@@ -245,37 +212,6 @@ class ModelScreen(StepScreen):
 
         self.app.push_screen(FetchScreen(model), ended)
 
-    # The list of models
-
-    def _list_models(self, missing: set[str]) -> None:
-        options = self.query_one("#known", OptionList)
-        for number, model in enumerate(self._models):
-            title = _("Demo model that comes with the program (tiny, to try everything)")
-            if model != DEMO_BASE:
-                sign = _("✗ not there: {0}") if model in missing else "{0}"
-                room = self.app.size.width - cell_len(sign) - 1
-                title = sign.format(clipped(printable(model), room, keep_end=True))
-            if number >= options.option_count:
-                options.add_option(Option(title))
-            else:
-                options.replace_option_prompt_at_index(number, title)
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="missing")
-    def _find_missing(self, models: list[str]) -> None:
-        self.post_message(self.Missing(gone(models)))
-
-    @on(Missing)
-    def _mark_missing(self, event: Missing) -> None:
-        if event.models:
-            self._list_models(event.models)
-
-    @on(OptionList.OptionSelected, "#known")
-    def _take_listed(self, event: OptionList.OptionSelected) -> None:
-        field = self.query_one("#model", PathInput)
-        field.value = self._models[event.option_index]
-        field.cursor_position = len(field.value)
-        self.look()
-
     # Recognising
 
     @on(Input.Changed)
@@ -321,22 +257,7 @@ class ModelScreen(StepScreen):
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="recognise")
     def _recognise(self, entered: Mapping[str, str], config: RunConfig) -> None:
-        from engine.families.registry import family_named, recognise
-        from engine.hardware import list_gpus
-
-        try:
-            recognition = recognise(entered[KEY])
-        except LoraSmithError as error:
-            self.post_message(self.Recognised(Finding(entered, error)))
-            return
-        family, objection = family_named(recognition.family), None
-        try:
-            family.check(config, recognition)
-        except LoraSmithError as error:
-            objection = error
-        preset = preset_for(recognition, list_gpus().visible())
-        in_parts = bool(family.spec.companions) and recognition.layout == "single_file"
-        self.post_message(self.Recognised(Finding(entered, recognition, objection, preset, in_parts)))
+        self.post_message(self.Recognised(find(entered, config)))
 
     @on(Recognised)
     def _take_finding(self, event: Recognised) -> None:

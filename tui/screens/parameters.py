@@ -18,15 +18,16 @@ from textual.timer import Timer
 from textual.widgets import Input, Select, Static
 
 from engine.config import list_presets
+from engine.config.change import read_change
 from engine.config.form import fields, form, value_text
 from engine.errors import LoraSmithError
 from engine.text import listing, printable
 from tui.screens.step import StepScreen
 from tui.setup.demo import DEMO, is_demo
-from tui.setup.draft import STEP_OF
+from tui.setup.draft import CHANGES, STEP_OF
 from tui.setup.forecast import Forecaster
 from tui.setup.preset_reasons import preset_reasons
-from tui.text.fields import step_title, vram_text
+from tui.text.fields import change_text, step_title, vram_text
 from tui.texts import _, ngettext
 from tui.widgets.field import FieldForm, FieldList
 from tui.widgets.form import Form
@@ -127,6 +128,9 @@ marked *rough* when it is only computed from the GPU's speed.
         notice = self.draft.take_notice()
         if notice:
             self.set_message(printable(notice), kind="warning")
+        elif count := len(self.draft.get(CHANGES)):
+            words = ngettext("Repeats {0} change made in training.", "Repeats {0} changes made in training.", count)
+            self.set_message(words.format(count))
 
     @property
     def rows(self) -> FieldList:
@@ -244,7 +248,18 @@ marked *rough* when it is only computed from the GPU's speed.
     @on(FieldForm.Changed)
     def _changed(self, event: FieldForm.Changed) -> None:
         self.set_message("")
+        self._report_dropped()
         self._refresh_form()
+
+    def _report_dropped(self) -> None:
+        """Show which changes during the training an edit has left out."""
+        if dropped := [change_text(text) for text in self.form.dropped]:
+            count = len(dropped)
+            words = ngettext("{0} later change is left out.", "{0} later changes are left out.", count)
+            self.set_message(words.format(count), kind="warning")
+            more = _("{0}. The new value holds for the whole run; Delete restores the old one and its changes.")
+            self.notify(more.format(listing(dropped, 4)), title=_("Left out"), markup=False)
+            self.form.dropped = []
 
     @on(FieldForm.Refused)
     def _edit_elsewhere(self, event: FieldForm.Refused) -> None:
@@ -257,6 +272,7 @@ marked *rough* when it is only computed from the GPU's speed.
         def keep(text: str | None) -> None:
             if text is not None:
                 self.form.enter(key, text)
+                self._report_dropped()
                 self._refresh_form()
 
         self.app.push_screen(EntriesScreen(_(facts.title), _(facts.help), self.form.typed(key)), keep)
@@ -296,6 +312,8 @@ marked *rough* when it is only computed from the GPU's speed.
             self.form.preset_text(key), value_text(facts, facts.default) or _("empty")
         )
         more = [values, *([_("Range: {0}.").format(facts.limits)] if facts.limits else []), vram_text(facts)]
+        if later := [change_text(text) for text in self.draft.get(CHANGES) if read_change(text).key == key]:
+            more.insert(0, _("During the training: {0}.").format("; ".join(later)))
         if facts.choices:
             more.insert(1, _("One of: {0}.").format(", ".join(value_text(facts, choice) for choice in facts.choices)))
         if reason := preset_reasons(self.draft.preset).get(key):

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
-from textual.widgets import Button, Static
+from textual.widgets import Button
 from textual.worker import get_current_worker
 
 from engine.config import ConfigError
 from engine.errors import LoraSmithError
 from engine.text import printable
 from engine.worker import Cancelled
-from tui.screens.ask import AskScreen
 from tui.screens.preset_saving import PresetSaving
+from tui.screens.starting import Starting
 from tui.setup.forecast import Forecaster
 from tui.setup.review_report import (
     LiveRunError,
@@ -36,19 +35,18 @@ from tui.setup.review_report import (
     step_to_fix,
     warnings,
 )
-from tui.shell.begin import begin, resume
 from tui.text.fields import step_title
 from tui.text.review_cards import CARDS, cards
 from tui.texts import _
 from tui.watching.progress import throttled
 from tui.widgets.cards import Cards
+from tui.widgets.hanging import Hanging, Paragraph
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
-    from engine.runs import RunDir
 
 
-class ReviewScreen(PresetSaving):
+class ReviewScreen(PresetSaving, Starting):
     """Checks the draft in the background, shows the result, and starts the run."""
 
     STEP = "review"
@@ -98,32 +96,13 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
         error: LoraSmithError
 
-    @dataclass
-    class Started(Message):
-        """The run was launched."""
-
-        run_dir: RunDir
-        notes: list[str]
-        kept: Mapping[str, Any]
-        """Settings that keep the trigger word when the next run has another name."""
-
-    @dataclass
-    class NotStarted(Message):
-        """The run could not be launched."""
-
-        error: BaseException
-
     def __init__(self) -> None:
         super().__init__()
         self.forecaster = Forecaster()
-        self.report: Report | None = None
         self.vram: PlannedMemory | None = None
         """None until it is planned."""
         self.obstacle: tuple[str, str] | None = None
         """(what is wrong, the step where it can be fixed)."""
-        self.live: RunDir | None = None
-        """A live run in the directory of this one."""
-        self.starting = False
         self.notice = ""
         """What replaced a preset that cannot be used."""
 
@@ -131,7 +110,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         """The figures, and below them one text that scrolls."""
         yield Cards(CARDS, id="cards")
         with VerticalScroll(id="report", classes="frame"):
-            yield Static(id="text")
+            yield Hanging()
 
     def next_label(self) -> str:
         """The last step starts the training."""
@@ -210,35 +189,41 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         self._draw()
 
     def _draw(self) -> None:
-        """Problem or warnings first, then everything, the command last."""
+        """Show the state of the check."""
         self.notice = " ".join(filter(None, (self.notice, self.draft.take_notice())))
-        text = Text(overflow="fold")
         name = printable(str(self.draft.get("saving.output_name") or _("without a name")))
         self.query_one("#report").border_title = name
-        if self.obstacle is not None:
-            text.append(f"✗ {_lines(self.obstacle[0])}\n", "bold")
-        if self.notice:
-            text.append(f"! {_lines(self.notice)}\n", "bold")
         cards_shown = self.query_one(Cards)
         cards_shown.display = self.report is not None
         if self.report is not None:
             cards_shown.show(cards(self.report, self.vram))
-            for warning in warnings(self.report):
-                text.append(f"! {_lines(warning)}\n", "bold")
-            for title, lines in sections(self.report, self.draft, self.vram):
-                text.append(f"\n{printable(title)}\n" if text else f"{printable(title)}\n", "bold")
-                for line in lines:
-                    text.append(f"  {_lines(line)}\n")
-        text.append("\n" + _("The same as a shell command (c copies it)") + "\n", "bold")
-        text.append(printable(self.draft.command()))
-        self.query_one("#text", Static).update(text)
+        paragraphs = list(self._paragraphs())
+        self.query_one(Hanging).show(paragraphs if paragraphs[0][0] else paragraphs[1:])
         self.query_one("#next", Button).label = _("Watch it") if self.live is not None else self.next_label()
         self.refresh_bindings()
+
+    def _paragraphs(self) -> Iterator[Paragraph]:
+        """Problem or warnings first, then everything, the command last."""
+        if self.obstacle is not None:
+            yield from _lines(f"✗ {self.obstacle[0]}", "bold")
+        if self.notice:
+            yield from _lines(f"! {self.notice}", "bold")
+        parts = sections(self.report, self.draft, self.vram) if self.report is not None else []
+        for warning in warnings(self.report) if self.report is not None else ():
+            yield from _lines(f"! {warning}", "bold")
+        for title, lines in parts:
+            yield "", ""
+            yield printable(title), "bold"
+            for line in lines:
+                yield from _lines(f"  {line}")
+        yield "", ""
+        yield _("The same as a shell command (c copies it)"), "bold"
+        yield printable(self.draft.command()), ""
 
     @property
     def copied_text(self) -> str:
         """The whole review."""
-        return str(self.query_one("#text", Static).visual)
+        return self.query_one(Hanging).text
 
     def label_of(self, action: str) -> str | None:
         """The last step starts the training, or shows the one that is running there."""
@@ -263,16 +248,6 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         if self.obstacle is not None:
             self.smith.go_to(self.obstacle[1])
 
-    def action_back(self) -> None:
-        """Back, but not in the middle of a start."""
-        if not self.starting:
-            super().action_back()
-
-    def action_jump(self) -> None:
-        """Any step, but not in the middle of a start."""
-        if not self.starting:
-            super().action_jump()
-
     def action_copy(self) -> None:
         """Copy the command, if the terminal allows it."""
         self.copy(self.draft.command())
@@ -286,87 +261,9 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         elif self.starting:
             yield _("The training is starting.")
 
-    def leave(self) -> None:
-        """Start; ask first where an unfinished run is in the directory."""
-        if self.live is not None:
-            self.smith.open_run(self.live)
-            return
-        assert self.report is not None
-        if self.report.unfinished is None:
-            self._start(restart=False)
-            return
-        run_dir, state = self.report.unfinished
-        answers = {
-            "resume": _("Continue it from step {0}, with its own settings").format(state.step),
-            "restart": _("Start over; the unfinished run is kept next to it"),
-        }
 
-        def answered(answer: str | None) -> None:
-            if answer == "resume":
-                self._start_unfinished(run_dir)
-            elif answer == "restart":
-                self._start(restart=True)
-
-        question = _("An unfinished run is in {0}").format(printable(run_dir.path))
-        self.app.push_screen(AskScreen(question, answers, f"{state.state}: {printable(state.detail)}"), answered)
-
-    def _start(self, *, restart: bool) -> None:
-        self.starting = True
-        self.set_message(_("Starting the training."))
-        self._begin(self.draft.config(), self.draft.command_words(), restart)
-
-    def _start_unfinished(self, run_dir: RunDir, *, accept_changes: bool = False) -> None:
-        self.starting = True
-        self.set_message(_("Continuing the unfinished run."))
-        self._resume(run_dir, accept_changes=accept_changes)
-
-    def resume_accepted(self, run_dir: RunDir) -> None:
-        """Resume the unfinished run."""
-        self._start_unfinished(run_dir, accept_changes=True)
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="start")
-    def _begin(self, config: RunConfig, command_line: list[str], restart: bool) -> None:
-        from engine.dataset.trigger import kept_trigger
-
-        notes: list[str] = []
-        try:
-            run_dir, _process = begin(
-                config, command_line=command_line, restart=restart, checked=True, log=notes.append
-            )
-        except (LoraSmithError, OSError) as error:
-            self.post_message(self.NotStarted(error))
-        else:
-            self.post_message(self.Started(run_dir, notes, kept_trigger(config)))
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="start")
-    def _resume(self, run_dir: RunDir, *, accept_changes: bool = False) -> None:
-        notes: list[str] = []
-        try:
-            resume(run_dir, accept_changes=accept_changes, log=notes.append)
-        except (LoraSmithError, OSError) as error:
-            self.post_message(self.NotStarted(error))
-        else:
-            self.post_message(self.Started(run_dir, notes, {}))
-
-    @on(NotStarted)
-    def _not_started(self, event: NotStarted) -> None:
-        self.starting = False
-        self.show_failure(event.error)
-        self.action_check()
-
-    @on(Started)
-    def _started(self, event: Started) -> None:
-        """Open the dashboard; the draft stays for a next run, which begins at the first step."""
-        self.draft.step = "hardware"
-        self.draft.done.clear()
-        for key, value in event.kept.items():
-            self.draft.set(key, value)
-        self.draft.mark_started()
-        for note in event.notes:
-            self.app.notify(printable(note), markup=False)
-        self.smith.open_run(event.run_dir)
-
-
-def _lines(text: str) -> str:
-    """Several lines, each safe for a terminal."""
-    return "\n  ".join(printable(line) for line in text.split("\n"))
+def _lines(text: str, style: str = "") -> Iterator[Paragraph]:
+    """Several lines, each safe for a terminal; those after the first are indented as its text is."""
+    first, *more = text.split("\n")
+    yield printable(first), style
+    yield from ((f"  {printable(line)}", style) for line in more)

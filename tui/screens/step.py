@@ -79,6 +79,11 @@ class StepScreen(BaseScreen):
         self._standing = text, kind
         self._write(text, kind)
 
+    def clear_error(self) -> None:
+        """Remove an error from the line above the footer: what it is about was edited."""
+        if self._standing[1] == "error":
+            self.set_message("")
+
     def _write(self, text: str, kind: str) -> None:
         message = self.query_one("#message", Static)
         sign = {"warning": "! ", "error": "✗ "}.get(kind, "")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.paths import expanded
 from tui.setup.demo import DEMO, with_demo_paths
 from tui.setup.user_config import effective_defaults, read_user_config, user_config_path
 
@@ -36,7 +37,29 @@ def read(preset: str, overrides: Sequence[str] = (), **typed: str | None) -> Run
     if preset == DEMO:
         config = with_demo_paths(config)
     require_paths(config)
+    if typed.get("output_dir") is None:
+        config = own_folder(preset, overrides, config)
     return keep_trigger(preset, overrides, config)
+
+
+def own_folder(preset: str, overrides: Sequence[str], config: RunConfig) -> RunConfig:
+    """Where a run's file is used under another name, let that run have a folder of its own, not the earlier run's.
+
+    A folder that a file names for every run, as Kohya's do, stays.
+    """
+    from engine.config import load_config
+    from engine.config.presets import find_preset
+    from engine.runs.layout import CURRENT
+
+    saving, chosen = load_config(preset).saving, {text.partition("=")[0].strip() for text in overrides}
+    if saving.output_name in ("", config.saving.output_name) or not saving.output_dir:
+        return config
+    directory = expanded(saving.output_dir)
+    is_project = (directory.name, directory.parent.name) == (CURRENT, saving.output_name)
+    is_there = find_preset(preset).absolute().parent == directory.absolute()
+    if "saving.output_dir" in chosen or not (is_project or is_there):
+        return config
+    return config.changed(saving={"output_dir": ""})
 
 
 def keep_trigger(preset: str, overrides: Sequence[str], config: RunConfig) -> RunConfig:

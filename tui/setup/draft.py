@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.atomic import read_json, write_text
+from engine.config.change import without_changes_of
 from engine.errors import StorageError, UsageError
 from engine.paths import user_state
 from engine.text import shell_line
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
 
 FIRST_PRESET = "sd15-realistic"
+CHANGES = "training.changes"
 OPTIONS = {
     "dataset.train_data_dir": "--images",
     "model.pretrained_model_name_or_path": "--model",
@@ -126,10 +128,12 @@ class Draft:
         return json.dumps([self.preset, self.values], sort_keys=True, default=str)
 
     def get(self, key: str) -> Any:
-        """The value that a run would have now; the preset's where nothing was set."""
+        """The value that a run would have now; the preset's where nothing was set. Changes during training that a
+        run's file has are left out where the setting was set here: the new value is that of the whole run."""
         if key in self.values:
             return self.values[key]
-        return self.base().value(key)
+        value = self.base().value(key)
+        return without_changes_of(value, self.values) if key == CHANGES else value
 
     def set(self, key: str, value: Any) -> None:
         """Set a value; one that equals the preset's is removed."""
@@ -169,6 +173,8 @@ class Draft:
         for key in settings():
             if edited.value(key) != present.value(key):
                 self.set(key, edited.value(key))
+        if self.get(CHANGES) != edited.value(CHANGES):  # the text has them, although it has their settings anew
+            self.set(CHANGES, edited.value(CHANGES))
 
     def without_parameters(self) -> RunConfig:
         """The configuration without the changes of the step Parameters.

@@ -11,7 +11,10 @@ from engine.text import duration, plural, size_text
 from tui.texts import _
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.config import RunConfig
+    from engine.config.prompts import Prompt
     from engine.config.resolve import ResolvedConfig
     from engine.dataset.arithmetic import StepPlan
     from engine.dataset.images import Scan
@@ -36,7 +39,9 @@ class Forecast:
     plan: StepPlan
     pace: Pace
     seconds: float | None
-    """Of the steps and samples; None while the pace is unknown."""
+    """Of the steps, the samples and the measuring of both; None while the pace is unknown."""
+    measuring: float
+    """Of these, the seconds of measuring."""
     need: DiskNeed
 
     def line(self) -> str:
@@ -53,7 +58,10 @@ class Forecast:
         """The time and where it comes from."""
         if self.seconds is None:
             return self.source()
-        return _("Time: about {0} for steps and samples, {1}").format(duration(self.seconds), self.pace.source)
+        if self.measuring < 1:
+            return _("Time: about {0} for steps and samples, {1}").format(duration(self.seconds), self.pace.source)
+        words = _("Time: about {0} for steps, samples and measuring ({1}), {2}")
+        return words.format(duration(self.seconds), duration(self.measuring), self.pace.source)
 
 
 class Forecaster:
@@ -73,24 +81,36 @@ class Forecaster:
         Raises:
             LoraSmithError: it is invalid, or images or model are missing.
         """
+        from engine.config.changes import at_the_end
         from engine.dataset.arithmetic import plan_steps
         from engine.dataset.buckets import BucketGrid
         from engine.estimate.disk import estimate
         from engine.families.resolved import resolve_run
 
         run = resolve_run(config, self._recognised(config))
-        plan = plan_steps(self._scanned(run.config), BucketGrid.of_run(run), run.config)
-        num_prompts = len(run.prompts())
-        return self.forecast_of(run, plan, estimate(run, plan, num_prompts), num_prompts)
+        images = self._scanned(run.config)
+        plan = plan_steps(images, BucketGrid.of_run(run), at_the_end(run.config))
+        prompts = run.prompts()
+        return self.forecast_of(run, plan, estimate(run, plan, len(prompts)), prompts, images)
 
-    def forecast_of(self, run: ResolvedRun, plan: StepPlan, need: DiskNeed, num_prompts: int) -> Forecast:
+    def forecast_of(
+        self, run: ResolvedRun, plan: StepPlan, need: DiskNeed, prompts: Sequence[Prompt], images: Scan
+    ) -> Forecast:
         """The forecast from what was read already."""
         from engine.estimate.pace import pace
         from engine.hardware import gpu_of
+        from engine.results.check_plan import checks_of, sample_check_share
 
         gpus, measured = self._looked()
         current = pace(run, gpu_of(run.config.memory.device, gpus), measured)
-        return Forecast(plan, current, current.total(run.config, plan, num_prompts), need)
+        seconds = current.seconds(run.config, plan, len(prompts))
+        if seconds is None:
+            return Forecast(plan, current, None, 0.0, need)
+        steps, samples = seconds
+        checks = checks_of(run.config, plan, images)
+        share = sample_check_share(run.config.training.max_check_share, [prompt.passes for prompt in prompts])
+        measuring = (steps * checks.share if checks is not None else 0.0) + samples * share
+        return Forecast(plan, current, steps + samples + measuring, measuring, need)
 
     def _looked(self) -> tuple[list[Gpu], list[MeasuredRun]]:
         from engine.estimate.pace import measured_runs

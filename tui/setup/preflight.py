@@ -12,6 +12,7 @@ from engine.text import printable
 if TYPE_CHECKING:
     from engine.adapters.selection import Selection
     from engine.config import RunConfig
+    from engine.config.prompts import Prompt
     from engine.config.resolve import ResolvedConfig
     from engine.dataset.arithmetic import StepPlan
     from engine.dataset.caption_check import CaptionCheck
@@ -35,7 +36,8 @@ class Preflight:
     precision: str
     """What it computes in, with the reason."""
     need: DiskNeed
-    num_prompts: int
+    prompts: tuple[Prompt, ...]
+    """Of its samples."""
     disk_warning: str | None
     captions: CaptionCheck
     selection: Selection
@@ -66,11 +68,9 @@ class Preflight:
     @property
     def measuring(self) -> str:
         """How often and on what the weights are measured, and what that takes; empty where they are not."""
-        from engine.dataset.reach import PROBED
-        from engine.results.check_plan import plan_checks
+        from engine.results.check_plan import checks_of
 
-        training = min(PROBED, self.images.num_images)
-        checks = plan_checks(self.config, self.plan, validation=self.num_validation, training=training)
+        checks = checks_of(self.config, self.plan, self.images)
         return checks.text if checks and checks.steps else ""
 
 
@@ -126,7 +126,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         tuple(notes),
         precision,
         need,
-        len(prompts),
+        tuple(prompts),
         need.check(place),
         captions,
         selection,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,10 @@ from engine.config.form import fields, unit, value_text
 from engine.errors import LoraSmithError, ModelError, UsageError
 from engine.text import plural, printable, size_text
 from tui.screens.steps import STEPS, position
-from tui.setup.draft import STEP_OF, Draft
+from tui.setup.draft import CHANGES, STEP_OF, Draft
 from tui.setup.names import occupied_text
 from tui.setup.user_config import effective_defaults
+from tui.text.fields import KEY, change_text
 from tui.text.layers import layer_lines
 from tui.text.vram_text import lines, used_card
 from tui.texts import _
@@ -48,7 +48,6 @@ _STEP_OF_CODE = {
 """The step that fixes an error, where its class does not decide."""
 _ABOUT_KEYS = ("config-invalid", "path-not-utf8", "path-of-windows")
 """Errors of any setting, which their messages name."""
-_KEY = re.compile(rf"\b(?:{'|'.join(RunConfig.model_fields)})\.[a-z_]+")
 _REQUIRED = {
     "model.pretrained_model_name_or_path": _("No model is chosen."),
     "dataset.train_data_dir": _("No images are chosen."),
@@ -123,7 +122,7 @@ def gather(
             raise LiveRunError(error, run_dir) from error
         checked = preflight(config, restart=True, progress=progress)
         unfinished = (run_dir, state)
-    forecast = forecaster.forecast_of(checked.run, checked.plan, checked.need, checked.num_prompts)
+    forecast = forecaster.forecast_of(checked.run, checked.plan, checked.need, checked.prompts, checked.images)
     usual = frozenset(_changes(preset, checked.recognition) if preset is not None else ())
     earlier = occupied_text(run_dir)[0] if unfinished is None else ""
     return Report(
@@ -160,7 +159,7 @@ def step_to_fix(error: LoraSmithError) -> str:
     """The step where the error can be fixed."""
     if error.code in _STEP_OF_CODE:
         return _STEP_OF_CODE[error.code]
-    if error.code in _ABOUT_KEYS and (match := _KEY.search(error.message)):
+    if error.code in _ABOUT_KEYS and (match := KEY.search(error.message)):
         return STEP_OF.get(match[0], "parameters")
     if isinstance(error, ModelError):
         return "model"
@@ -239,6 +238,7 @@ def sections(report: Report, draft: Draft, vram: PlannedMemory | None = None) ->
     ]
     usual = [change for change in checked.changes if change in report.usual]
     result = checked.directory / f"{checked.config.saving.output_name}.safetensors"
+    changes = [change_text(text) for text in checked.config.training.changes]
     return [
         (_("Result"), [str(result), checked.captions.trigger_line(), *filter(None, [report.earlier])]),
         (_("Length"), length),
@@ -246,6 +246,7 @@ def sections(report: Report, draft: Draft, vram: PlannedMemory | None = None) ->
         (_("Images"), [*checked.images.lines(), *_set_aside(report)]),
         (_("Layers"), layer_lines(checked.run, checked.selection)),
         (_("Memory"), [checked.precision, *(vram.lines if vram is not None else _vram(report))]),
+        *([(_("Changes during the training"), changes)] if changes else []),
         *([(_("Notes"), usual)] if usual else []),
         (_("Settings that differ from the defaults (• also from the preset {0})").format(draft.preset),
          list(settings(checked.config, draft))),
@@ -280,6 +281,8 @@ def settings(config: RunConfig, draft: Draft) -> list[str]:
     for key, facts in fields().items():
         value = getattr(getattr(config, facts.table), facts.name)
         in_preset = getattr(getattr(base, facts.table), facts.name)
+        if key == CHANGES and value:  # in a part of its own
+            continue
         if value == facts.default and (key in STEP_OF or value == in_preset):
             continue
         line = f"{_(facts.title)}: {value_text(facts, value)} {unit(facts, value)}".rstrip()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rich.cells import set_cell_size
 
-from engine.config.form import FieldFacts, fields, value_text
+from engine.config import RunConfig
+from engine.config.change import read_change
+from engine.config.form import FieldFacts, fields, unit, value_text
+from engine.text import printable
 from tui.setup.draft import STEP_OF
 from tui.setup.preset_reasons import preset_reasons
 from tui.text.cells import clipped
@@ -14,6 +18,10 @@ from tui.texts import _
 
 if TYPE_CHECKING:
     from tui.widgets.form import Form
+
+
+KEY = re.compile(rf"\b(?:{'|'.join(RunConfig.model_fields)})\.[a-z_0-9]+")
+"""A dotted key in a sentence."""
 
 
 def cut(text: str, width: int, *, keep_end: bool = False) -> str:
@@ -33,6 +41,19 @@ def step_title(name: str) -> str:
     from tui.screens.steps import STEPS
 
     return next(step.title for step in STEPS if step.name == name)
+
+
+def with_titles(sentence: str) -> str:
+    """A sentence of the engine with the titles of settings instead of their keys: for a screen with their fields."""
+    return KEY.sub(lambda match: _(facts.title) if (facts := fields().get(match[0])) else match[0], sentence)
+
+
+def change_text(text: str) -> str:
+    """A change during the training as words: "U-Net rate 5e-05 from step 201"."""
+    change = read_change(text)
+    facts = fields()[change.key]
+    value = f"{value_text(facts, change.value)} {unit(facts, change.value)}".rstrip()
+    return printable(_("{0} {1} from step {2}").format(_(facts.title), value, change.step + 1))
 
 
 def vram_text(facts: FieldFacts) -> str:

@@ -10,6 +10,7 @@ from tui.texts import _
 
 if TYPE_CHECKING:
     from engine.hardware import Gpu
+    from tui.setup.forecast import Forecast
     from tui.setup.review_report import PlannedMemory, Report
 
 
@@ -43,13 +44,21 @@ def cards(report: Report, vram: PlannedMemory | None) -> list[Card]:
     return [
         Card(CARDS[0], plural(plan.max_train_steps, _("step")), plural(plan.epochs, _("epoch"))),
         Card(CARDS[1], _("about {0}").format(duration(seconds)) if seconds is not None else _("unknown"),
-             _("with samples") if seconds is not None else _("until the first steps")),
+             _time_text(forecast)),
         _memory_card(report.gpu, vram),
         Card(CARDS[3], size_text(checked.need.total), _("{0} free").format(size_text(free)),
              "$text-warning" if free < checked.need.total else ""),
         Card(CARDS[4], plural(images, _("image")), data if captions.captioned else _("no captions"),
              "$text-warning" if captions.without_trigger or not captions.captioned else ""),
     ]  # fmt: skip
+
+
+def _time_text(forecast: Forecast) -> str:
+    if forecast.seconds is None:
+        return _("until the first steps")
+    if forecast.measuring < 1:
+        return _("with samples")
+    return _("{0} measuring").format(duration(forecast.measuring))
 
 
 def _memory_card(gpu: Gpu | None, vram: PlannedMemory | None) -> Card:

@@ -80,19 +80,22 @@ def lines(plan: Plan, gpu: Gpu | None) -> list[str]:
 
 
 def table(plans: Sequence[tuple[str, Plan]]) -> list[str]:
-    """One line per plan, within 80 columns: GiB by phase without CUDA's context, the peak with it, and the smallest
-    usual card that it fits."""
+    """One line per plan, the shipped ones within 80 columns: GiB by phase without CUDA's context, the peak with it, and
+    the smallest usual card that it fits."""
     from engine.estimate.plan import CARDS, PHASES
 
     phases = [phase for phase in PHASES if any(plan.need(phase) for _name, plan in plans)]
     width = max([len(name) for name, _plan in plans] + [6])
-    rows = ["".join([f"{'preset':{width}}", *(f"{phase:>7}" for phase in phases), f"{'peak':>7}", "  fits"])]
+    titles = {phase: _("low memory") if phase == Phase.SAMPLE_LOW_MEMORY else phase for phase in phases}
+    room = {phase: max(7, len(title) + 2) for phase, title in titles.items()}
+    heads = [f"{title:>{room[phase]}}" for phase, title in titles.items()]
+    rows = ["".join([f"{'preset':{width}}", *heads, f"{'peak':>7}", "  fits"])]
     for name, plan in plans:
         if not plan.needs:
             rows.append(f"{name:{width}}  " + _("on the CPU: needs no card"))
             continue
-        needs = [plan.need(phase) for phase in phases]
-        cells = [f"{need.allocated / 2**30:7.2f}" if need else f"{'-':>7}" for need in needs]
+        needs = [(plan.need(phase), room[phase]) for phase in phases]
+        cells = [f"{need.allocated / 2**30:{cells}.2f}" if need else f"{'-':>{cells}}" for need, cells in needs]
         smallest = next((f"{card:>4} GiB" for card in CARDS if plan.fits(card)), "  none")
         rows.append("".join([f"{name:{width}}", *cells, f"{plan.peak_bytes / 2**30:7.2f}", smallest]))
     return rows

@@ -72,6 +72,12 @@ class CaptionList(ScrollView, Filterable, can_focus=True):
         self._places: list[int] = []
         """Places in the book of the images that are shown, in their order."""
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The captions of the program's own images cannot be edited."""
+        if action == "edit" and self.book is not None and self.book.rules.shipped:
+            return False
+        return super().check_action(action, parameters)
+
     @property
     def count(self) -> int:
         """Images in the book."""

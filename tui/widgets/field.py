@@ -164,7 +164,9 @@ class FieldList(ScrollView, can_focus=True):
             (cut(mark, MARK_WIDTH), "error" if mark == "✗" else "value"),
             (cut(_(facts.title), TITLE_WIDTH), "range" if key in STEP_OF else ""),
             (cut(value, value_width, keep_end=key in STEP_OF), "range" if key in STEP_OF else "value"),
-            (cut(hint(facts), RANGE_WIDTH), "range"),
+            (cut(later, RANGE_WIDTH), "value")
+            if (later := form.later(key))
+            else (cut(hint(facts), RANGE_WIDTH), "range"),
         ]
         return self._strip(parts, width, cursor=key == self.key and self.has_focus, here=key == self.key)
 

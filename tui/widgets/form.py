@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from engine.config.changes import later_values
 from engine.config.form import FieldFacts, fields, form, input_text, parse, unit, value_text
 from engine.errors import UsageError
 from engine.text import printable
-from tui.setup.draft import STEP_OF, Draft
+from tui.setup.draft import CHANGES, STEP_OF, Draft
 from tui.setup.family_presets import foreign_to
 from tui.texts import _
 
@@ -44,6 +45,8 @@ class Form:
         """Key to an invalid text that was typed."""
         self.wrong: dict[str, str] = {}
         """Key to the sentence about what is wrong."""
+        self.dropped: list[str] = []
+        """Changes during training that the last edit of their setting has left out."""
         self.judge()
 
     def store(self) -> None:
@@ -70,7 +73,9 @@ class Form:
             return facts.fits(self.search)
         if self.is_of_another_family(facts.key) and not self.is_changed(facts.key) and facts.key not in self.wrong:
             return False
-        return self.advanced or not facts.advanced or self.is_changed(facts.key) or facts.key in self.wrong
+        if self.advanced or not facts.advanced or self.is_changed(facts.key) or facts.key in self.wrong:
+            return True
+        return facts.key == CHANGES and bool(self.draft.get(CHANGES))
 
     def is_of_another_family(self, key: str) -> bool:
         """Whether only other families of models than the preset's have this setting."""
@@ -101,6 +106,15 @@ class Form:
             return _("{0} (not used)").format(text)
         return text
 
+    def later(self, key: str) -> str:
+        """The first later value of a setting that changes during the training; empty where it does not."""
+        later = later_values(self.draft.get(CHANGES), key)
+        if not later:
+            return ""
+        step, value = later[0]
+        text = printable(_("from step {0}: {1}").format(step, value_text(fields()[key], value)))
+        return text if len(later) == 1 else f"{text}, …"
+
     def typed(self, key: str) -> str:
         """The value as text for editing."""
         return self.rejected.get(key, input_text(fields()[key], self.draft.get(key)))
@@ -108,11 +122,18 @@ class Form:
     def enter(self, key: str, text: str) -> None:
         """Set a field to a typed text."""
         try:
-            self.draft.set(key, parse(fields()[key], text))
-            self.rejected.pop(key, None)
+            self._set(key, parse(fields()[key], text))
         except UsageError:
             self.rejected[key] = text
         self.judge()
+
+    def _set(self, key: str, value: Any) -> None:
+        """Set a field; changes of it during the training end."""
+        before = self.draft.get(CHANGES)
+        self.draft.set(key, value)
+        self.rejected.pop(key, None)
+        after = self.draft.get(CHANGES)
+        self.dropped = [text for text in before if text not in after] if key != CHANGES else []
 
     def try_out(self, key: str, text: str) -> bool:
         """Check a text that is still being typed; True if the sentence about it changed."""
@@ -137,8 +158,7 @@ class Form:
             return False
         value = self.draft.get(key)
         place = choices.index(value) + by if value in choices else 0
-        self.rejected.pop(key, None)
-        self.draft.set(key, choices[place % len(choices)])
+        self._set(key, choices[place % len(choices)])
         self.judge()
         return True
 
@@ -146,6 +166,7 @@ class Form:
         """Back to the preset's value."""
         self.rejected.pop(key, None)
         self.draft.values.pop(key, None)
+        self.dropped = []
         self.judge()
 
     def preset_text(self, key: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.strip import Strip
 from textual.widgets import Input
@@ -47,8 +49,22 @@ class _Step:
         return replace(following, before=self.before, cursor_before=self.cursor_before)
 
 
+@dataclass(frozen=True)
+class _History:
+    """What can be undone and redone in a field that was left."""
+
+    text: str
+    done: list[_Step]
+    undone: list[_Step]
+
+
+_kept: WeakKeyDictionary[App[Any], dict[tuple[str, str], _History]] = WeakKeyDictionary()
+"""By the name of the screen and the id of the field."""
+
+
 class TextInput(Input):
-    """An `Input` whose text is not selected when it gets the focus, and whose changes can be undone and redone.
+    """An `Input` whose text is not selected when it gets the focus, and whose changes can be undone and redone: also
+    after its screen was left and opened again, as long as the text is the same.
 
     Args:
         value: the initial text; the cursor is at its end.
@@ -64,12 +80,17 @@ class TextInput(Input):
         super().__init__(value, select_on_focus=select_on_focus, **options)
         self._text = ""
         """The text after the last recorded change."""
+        self._kept_as = ("", "")
         self._done: list[_Step] = []
         self._undone: list[_Step] = []
 
     def on_mount(self) -> None:
         """Record changes from now on."""
         self._text = self.value
+        self._kept_as = type(self.screen).__name__, self.id or ""
+        history = _kept.get(self.app, {}).get(self._kept_as)
+        if history is not None and history.text == self.value:
+            self._done, self._undone = history.done, history.undone
         self.watch(self, "value", self._record, init=False)
 
     def render_line(self, y: int) -> Strip:
@@ -79,6 +100,11 @@ class TextInput(Input):
             return strip
         kept = [*strip.crop(0, room - 1)]
         return Strip([*kept, Segment("…", kept[-1].style)])
+
+    def on_unmount(self) -> None:
+        """Keep what can be undone for the next time."""
+        if self.id:
+            _kept.setdefault(self.app, {})[self._kept_as] = _History(self.value, self._done, self._undone)
 
     def begin(self, value: str) -> None:
         """Set another text, and clear the undo history."""

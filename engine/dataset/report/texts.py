@@ -98,7 +98,7 @@ SAME = Kind(
     "warning",
     "The same caption",
     "Two captions are equal except for case and spaces, including short ones. Copies of an image count once.",
-    "No word describes the differences of the images, so the trigger word learns all of them.",
+    "The captions do not say what differs between the images, so the trigger word learns all of it.",
     "Describe the differences: pose, clothes, place, light.",
 )
 SIMILAR = Kind(

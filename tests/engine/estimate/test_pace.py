@@ -139,16 +139,25 @@ def test_without_earlier_runs_a_gpu_gives_a_rough_figure_named_as_such(base: Run
     assert pace(config, real, None, []).seconds_per_step is None
 
 
-def test_the_total_counts_the_samples(base: RunConfig) -> None:
+def test_steps_and_samples_are_counted(base: RunConfig) -> None:
     config = base.changed(
         training={"max_train_steps": 100},
         sampling={"sample_every_n_steps": 50, "sample_steps": 30, "sample_at_first": True},
     )
     plan = plan_of(config)
     estimate = Pace(0.3, "")
-    assert estimate.total(config, plan, num_prompts=2) == pytest.approx(100 * 0.3 + 3 * 2 * 30 * 0.3 * 2 / 3)
-    assert estimate.total(config.changed(sampling={"sample_every_n_steps": 0}), plan, 2) == pytest.approx(30)
-    assert Pace(None, "").total(config, plan, 2) is None
+    assert estimate.seconds(config, plan, num_prompts=2) == pytest.approx((100 * 0.3, 3 * 2 * 30 * 0.3 * 2 / 3))
+    without = estimate.seconds(config.changed(sampling={"sample_every_n_steps": 0}), plan, 2)
+    assert without == pytest.approx((30, 0))
+    assert Pace(None, "").seconds(config, plan, 2) is None
+
+
+@pytest.mark.parametrize(("batch", "text"), [(1, "0.4 s a step"), (50, "20 s a step"), (250, "100 s a step")])
+def test_no_figure_has_an_exponent(base: RunConfig, demo: Recognition, batch: int, text: str) -> None:
+    ran(base, "smithy", [0.4] * 6)
+    source = pace(base.changed(training={"train_batch_size": batch}), demo, None, measured_runs(find_runs())).source
+    assert f": {text}" in source and "e+" not in source
+    assert batch == 1 or f"scaled by {batch} for" in source
 
 
 def plan_of(config: RunConfig) -> StepPlan:

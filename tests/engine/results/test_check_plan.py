@@ -67,7 +67,8 @@ def test_images_that_the_user_chose_are_all_measured() -> None:
 def test_a_share_of_nothing_leaves_only_what_the_user_chose() -> None:
     assert plan_checks(config(training__max_check_share=0), PLAN, validation=4, training=4) is None
     own = config(training__max_check_share=0, dataset__validation_split=0.1)
-    assert plan_checks(own, PLAN, validation=4, training=4) == CheckPlan(CheckScope(4, 0, 4, 0), frozenset(), 0.0)
+    expected = CheckPlan(CheckScope(4, 0, 4, 0), frozenset(), 11 * 4 * 4 / 3000)
+    assert plan_checks(own, PLAN, validation=4, training=4) == expected
 
 
 def test_a_share_of_one_measures_every_file() -> None:

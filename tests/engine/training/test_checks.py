@@ -72,7 +72,8 @@ def test_every_file_is_measured_and_the_training_is_the_same_without(
     assert last.response == pytest.approx(1, abs=0.5) and set(last.validation_bands) == {200, 400, 600, 800}
 
     notes = " ".join(event["text"] for event in measured(straight, "note"))
-    assert "The weights are measured twice" in notes and "Measuring took " in notes
+    assert "The weights are measured twice" in notes
+    assert "Measuring took " in notes and "to the time of the steps." in notes
 
     without = make_run("without", **{**MEASURED, "training__max_check_share": 0, "sampling__sample_every_n_steps": 0})
     assert train_here(without) == ExitCode.DONE

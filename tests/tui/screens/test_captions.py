@@ -268,6 +268,27 @@ async def test_a_caption_that_is_no_utf8_stops_the_way_until_it_is_rewritten(
     assert (photos / "a.txt").read_text() == "fox cafe\n"
 
 
+async def test_one_image_can_have_the_screen_and_the_list_keeps_the_focus(
+    app: LoraSmithApp, until: Until, text: Shown
+) -> None:
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await opened(app, pilot, until)
+        image = screen.query_one(ImageView)
+        width = image.size.width
+        await pilot.press("f11")
+        await until(pilot, lambda: image.size.width > width)
+        assert isinstance(app.focused, CaptionList) and "✗ c" not in text(app), "the list is hidden"
+        await pilot.press("down")
+        await until(pilot, lambda: screen.shown == 1)
+        await pilot.press("f11")
+        await until(pilot, lambda: image.size.width == width)
+        assert isinstance(app.focused, CaptionList) and app.focused.position == 1
+        await pilot.press("enter", "f11")
+        await until(pilot, lambda: image.size.width > width)
+        await pilot.press("f11")
+        await until(pilot, lambda: image.size.width == width and isinstance(app.focused, CaptionEditor))
+
+
 async def test_where_the_captions_are(app: LoraSmithApp, smith: Smith, until: Until, text: Shown, photos: Path) -> None:
     own = smith("captions", app.draft.values, extras={"folders.take_in": "leave"})
     async with own.run_test(size=(120, 36)) as pilot:
@@ -276,10 +297,11 @@ async def test_where_the_captions_are(app: LoraSmithApp, smith: Smith, until: Un
     demo = smith("captions", {"dataset.train_data_dir": str(ASSETS / "demo_pictures")})
     async with demo.run_test(size=(80, 24)) as pilot:
         await opened(demo, pilot, until)
-        assert "come with the program" in line_text(demo, "notes")
+        assert "come with the program" in line_text(demo, "notes") and "cannot be edited" in line_text(demo, "notes")
+        offered = {active.binding.action for active in demo.screen.active_bindings.values()}
+        assert not offered & {"edit", "captioner", "add_trigger", "replace", "frame", "undo"} and "tags" in offered
         await pilot.press("enter", "f", "a", "c", "x")
         assert isinstance(demo.screen, CaptionsScreen) and isinstance(demo.focused, CaptionList)
-        assert "cannot be edited here" in line_text(demo)
         await pilot.press("ctrl+n")
         await until(pilot, lambda: demo.draft.step == "parameters")
     assert not (ASSETS / "demo_pictures" / ".captions").exists()

@@ -16,7 +16,8 @@ from tests.fake_hub import FakeHub, running
 from tui.app import LoraSmithApp
 from tui.screens.fetch import FetchScreen
 from tui.screens.folders import FoldersScreen
-from tui.screens.model import KEY, ModelScreen
+from tui.screens.model import ModelScreen
+from tui.setup.model_finding import KEY
 from tui.widgets.path_input import PathInput
 
 NARROW = (80, 24)

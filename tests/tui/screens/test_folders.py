@@ -21,6 +21,7 @@ from tui.screens import taking_in
 from tui.screens.folders import FoldersScreen
 from tui.setup.review_report import missing
 from tui.widgets.buckets import BucketChart
+from tui.widgets.hanging import Hanging
 from tui.widgets.thumbnails import Thumbnails
 
 Smith = Callable[..., LoraSmithApp]
@@ -188,7 +189,7 @@ async def test_trigger_word_and_suggestion(smith: Smith, until: Until, text: Sho
         ({"name": ""}, "Give the project a name."),
         ({"source": ""}, "Enter the folder of the images."),
         ({"name": "a/b"}, "cannot be a folder's name"),
-        ({"source": "nowhere"}, "does not exist"),
+        ({"source": "nowhere"}, "Images: the folder nowhere does not exist"),
         ({"source": "."}, "no images in"),
         ({"repeats": "0"}, "Repeats are a number"),
         ({"held_out": "100 %"}, "The share of validation images"),
@@ -207,7 +208,7 @@ async def test_bad_input_stays_with_a_sentence(
         await until(pilot, lambda: live in " ".join(text(app).split()))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: line_text(app).startswith("✗"))
-        assert sentence in line_text(app)
+        assert sentence in line_text(app) and "dataset." not in line_text(app)
         assert app.draft.step == "folders"
         assert app.draft.done == []
         kept = {f"folders.{key}": value for key, value in changed.items()}
@@ -231,6 +232,33 @@ async def test_back_and_return_keep_what_was_typed(smith: Smith, until: Until, p
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
         values = {id: app.screen.query_one(f"#{id}", Input).value for id in ("trigger", "repeats", "validation")}
         assert values == {"trigger": "zorlax", "repeats": "12", "validation": "10 %"}
+        field = app.screen.query_one("#trigger", Input).focus()
+        await pilot.press("ctrl+z")
+        assert field.value == "", "what was typed before the step was left can be undone"
+        await pilot.press("ctrl+y")
+        assert field.value == "zorlax"
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "right"),
+    [
+        ("name", "a/b", "anna"),
+        ("name", "", "anna"),
+        ("repeats", "0", "3"),
+        ("validation", "100 %", "10 %"),
+    ],
+)
+async def test_an_error_goes_when_its_field_is_edited(
+    smith: Smith, until: Until, text: Shown, photos: Path, field: str, wrong: str, right: str
+) -> None:
+    app = smith("folders", extras=entered(photos, **{{"validation": "held_out"}.get(field, field): wrong}))
+    async with app.run_test(size=(120, 36)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: line_text(app).startswith("✗"))
+        await fill(pilot, field, right)
+        await until(pilot, lambda: line_text(app) == "" and "✗" not in line_text(app, "plan"))
 
 
 async def test_another_name_and_repeats_rename_and_keep_captions(
@@ -424,8 +452,8 @@ async def test_a_copied_run_under_a_new_name_keeps_its_trigger_word(
         row = next(line for line in text(app).splitlines() if "Trigger word" in line)
         assert row.split("step")[0].split()[-1] == "ann"
         await pilot.press("ctrl+g", "6")
-        await until(pilot, lambda: "Trigger word: ann, in 6 of 6 captions" in str(line_text(app, "text")))
-        assert "do not have the trigger word" not in line_text(app, "text")
+        await until(pilot, lambda: "Trigger word: ann, in 6 of 6 captions" in app.screen.query_one(Hanging).text)
+        assert "do not have the trigger word" not in app.screen.query_one(Hanging).text
         config = app.draft.config()
         assert (config.saving.output_name, config.trigger) == ("ann 2", "ann")
     assert run_dir.name == "ann"

@@ -15,9 +15,10 @@ from tests.tiny_flux import tiny_files
 from tui.app import LoraSmithApp
 from tui.screens.folders import FoldersScreen
 from tui.screens.hardware import HardwareScreen
-from tui.screens.model import KEY, ModelScreen
+from tui.screens.model import ModelScreen
 from tui.setup.demo import DEMO_BASE, follow_demo
 from tui.setup.draft import Draft
+from tui.setup.model_finding import KEY
 from tui.setup.recent import recent_models, record_model
 from tui.widgets.path_input import PathInput
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from textual.events import Paste
 from textual.pilot import Pilot
 from textual.widgets import Select
 
+from engine.config import dump_toml, load_config
 from engine.paths import ASSETS, user_config
 from tests.tui.ready import READY
 from tui.app import LoraSmithApp
@@ -281,3 +283,52 @@ async def test_a_search_puts_the_edit_into_the_field_that_is_meant(
         assert rows(app).key == key
         await pilot.press("enter", *"2000", "enter")
         assert app.draft.values[key] == value
+
+
+@pytest.fixture
+def copied(opened: Smith, tmp_path: Path) -> LoraSmithApp:
+    """The app with a copy of a run whose settings changed while it trained."""
+    config = load_config("demo").changed(
+        training={"changes": ["20: training.unet_lr=5e-05", "40: training.max_train_steps=100"]},
+        saving={"output_name": "robot"},
+    )
+    path = tmp_path / "robot.toml"
+    path.write_text(dump_toml(config))
+    return opened(preset=str(path))
+
+
+async def test_a_copy_shows_what_changed_during_the_training(copied: LoraSmithApp, until: Until, text: Shown) -> None:
+    async with copied.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "100 steps" in text(copied))
+        assert "Repeats 2 changes made in training." in text(copied)
+        await stand_on(pilot, "training.unet_lr")
+        assert "from step 21: 5e-5" in text(copied), "next to the rate that the run began with"
+        assert "During the training: " in text(copied) and "5e-5 from step 21." in text(copied)
+        await pilot.press("enter", "1", "e", "minus", "3", "enter")
+        await until(pilot, lambda: "! 1 later change is left out." in text(copied))
+        toasts = [notification.message for notification in copied._notifications]
+        assert any(toast.startswith("UNet learning rate 5e-5 from step 21. The new value") for toast in toasts)
+        assert copied.draft.config().training.changes == ["40: training.max_train_steps=100"]
+        await pilot.press("delete")
+        await until(pilot, lambda: "is left out" not in text(copied))
+        assert len(copied.draft.config().training.changes) == 2
+        await pilot.press("escape")
+        await stand_on(pilot, "training.changes")
+        await pilot.press("enter")
+        await until(pilot, lambda: copied.screen.query("#entries"))
+        await pilot.press("f7", "delete", "ctrl+n")
+        await until(pilot, lambda: "140 steps = 9 epochs" in text(copied))
+    assert copied.draft.config().training.changes == []
+
+
+async def test_the_review_lists_what_changes_during_the_training(
+    copied: LoraSmithApp, until: Until, text: Shown
+) -> None:
+    async with copied.run_test(size=(100, 60)) as pilot:
+        await until(pilot, lambda: "100 steps" in text(copied))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "Ready" in text(copied))
+        report = copied.screen.copied_text  # type: ignore[attr-defined]
+    part = report.partition("\nChanges during the training\n")[2].partition("\n\n")[0].split("\n")
+    assert [line.rpartition(" from ")[2] for line in part] == ["step 21", "step 41"] and "5e-5" in part[0]
+    assert "Changes during training:" not in report, "they are not listed a second time as a setting"

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageFile
-from textual.widgets import Static
 
 from engine.config import ConfigError, RunConfig, load_config
 from engine.config.problems import Problem
@@ -27,11 +26,11 @@ from tests.nvml.fake import CUDA_TORCH
 from tests.tui.ready import READY
 from tests.tui.setup.test_draft import parsed
 from tui.app import LoraSmithApp
-from tui.screens import review
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.home import HomeScreen
 from tui.screens.review import ReviewScreen
 from tui.setup.review_report import step_to_fix
+from tui.widgets.hanging import Hanging
 
 Smith = Callable[..., LoraSmithApp]
 Until = Callable[..., Awaitable[None]]
@@ -73,7 +72,7 @@ def report_text(app: LoraSmithApp) -> str:
     """All of the review's text, also what is scrolled away."""
     for screen in app.screen_stack:
         if isinstance(screen, ReviewScreen):
-            return str(screen.query_one("#text", Static).render())
+            return screen.query_one(Hanging).text
     return ""
 
 
@@ -329,7 +328,7 @@ async def test_a_start_that_fails_is_shown_and_nothing_is_lost(
     def fail(*_: object, **__: object) -> None:
         raise StorageError("No space left.", "Free some.")
 
-    monkeypatch.setattr(review, "begin", fail)
+    monkeypatch.setattr("tui.screens.starting.begin", fail)
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready to start." in text(app))
@@ -399,7 +398,7 @@ async def test_after_a_start_the_next_run_under_another_name_keeps_the_trigger(
     """ "With the settings of the last one": the word that the last run was trained with stays."""
     app = opened({"dataset.class_tokens": None})
     monkeypatch.setattr(app, "open_run", lambda _run_dir: None)
-    monkeypatch.setattr("tui.screens.review.begin", lambda *_args, **_more: (None, None))
+    monkeypatch.setattr("tui.screens.starting.begin", lambda *_args, **_more: (None, None))
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready" in text(app))
         await pilot.press("ctrl+n")

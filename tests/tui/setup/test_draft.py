@@ -11,7 +11,7 @@ import pytest
 
 import tui.commands.run
 import tui.setup.draft
-from engine.config import ConfigError, RunConfig, load_config
+from engine.config import ConfigError, RunConfig, dump_toml, load_config
 from engine.errors import UsageError
 from engine.paths import user_config
 from tests.refusals import refused
@@ -168,3 +168,52 @@ def test_a_step_that_there_is_no_more() -> None:
     draft_path().write_text('{"step": "wardrobe", "preset": "sdxl"}')
     loaded = Draft.load()
     assert loaded.step == "hardware" and loaded.preset == "sdxl"
+
+
+CHANGED = ["100: training.unet_lr=5e-05", "200: training.max_train_steps=300", "250: training.unet_lr=1e-05"]
+
+
+@pytest.fixture
+def copied(place: Path) -> Draft:
+    """The draft of a copy of a run whose settings changed while it trained."""
+    config = RunConfig().changed(
+        training={"unet_lr": 1e-4, "max_train_epochs": 2, "changes": CHANGED}, saving={"output_name": "robot"}
+    )
+    path = place / "robot.toml"
+    path.write_text(dump_toml(config))
+    return Draft(preset=str(path))
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ({}, [0, 1, 2]),
+        ({"training.seed": 7}, [0, 1, 2]),
+        ({"training.unet_lr": 2e-4}, [1]),
+        ({"training.max_train_steps": 50}, [0, 2]),
+        ({"training.max_train_epochs": 5}, [0, 2]),
+        ({"training.unet_lr": 2e-4, "training.max_train_epochs": 5}, []),
+        ({"training.changes": []}, []),
+        ({"training.unet_lr": 2e-4, "training.changes": CHANGED[:1]}, [0]),
+    ],
+)
+def test_a_setting_that_is_set_leaves_out_its_changes_during_training(
+    copied: Draft, values: dict[str, Any], kept: list[int]
+) -> None:
+    for key, value in values.items():
+        copied.set(key, value)
+    expected = [CHANGED[place] for place in kept]
+    assert copied.get("training.changes") == copied.config().training.changes == expected, "what is shown is what runs"
+    words = copied.command_words()
+    overrides = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+    assert load_config(copied.preset, overrides).training.changes == expected
+    for key in values:
+        copied.values.pop(key, None)
+    assert copied.get("training.changes") == CHANGED, "nothing is lost"
+
+
+@pytest.mark.parametrize("key", ["training.unet_lr", "training.seed"])
+def test_an_editor_takes_what_the_text_has(copied: Draft, key: str) -> None:
+    text = dump_toml(copied.config().changed(training={key.partition(".")[2]: 3}))
+    copied.adopt(text)
+    assert copied.config() == load_config(copied.preset).changed(training={key.partition(".")[2]: 3})

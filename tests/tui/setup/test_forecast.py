@@ -9,9 +9,13 @@ import pytest
 
 import engine.dataset.scan
 from engine.config import RunConfig
+from engine.dataset.scan import scan
+from engine.families.resolved import resolve_run
 from engine.paths import ASSETS
+from engine.results.check_plan import checks_of
 from engine.runs import EventLog, prepare_run
 from engine.runs.events import StepEvent
+from engine.text import duration
 from tests.refusals import refused
 from tui.setup.forecast import Forecaster
 
@@ -43,9 +47,26 @@ def test_the_time_comes_from_an_earlier_run(place: Path, config: RunConfig) -> N
     for step in range(6):
         log.emit(StepEvent(step=step, seconds_per_step=2.0, memory={}))
     log.close()
-    forecast = Forecaster().forecast(config.changed(sampling={"sample_every_n_steps": 0}))
+    config = config.changed(sampling={"sample_every_n_steps": 0}, training={"max_check_share": 0})
+    forecast = Forecaster().forecast(config)
     assert forecast.line().startswith("60 steps = 2 epochs · about 2:00 · disk about ")
     assert forecast.time().startswith("Time: about 2:00 for steps and samples, from run robot of ")
+
+
+@pytest.mark.parametrize("share", [0.03, 0.5, 1.0])
+def test_the_time_has_the_measuring_in_it(place: Path, config: RunConfig, share: float) -> None:
+    log = EventLog(prepare_run(config).events_path)
+    for step in range(6):
+        log.emit(StepEvent(step=step, seconds_per_step=2.0, memory={}))
+    log.close()
+    config = config.changed(training={"max_check_share": share}, sampling={"sample_every_n_steps": 20})
+    without = Forecaster().forecast(config.changed(training={"max_check_share": 0}))
+    forecast = Forecaster().forecast(config)
+    assert without.seconds is not None and without.measuring == 0
+    assert forecast.seconds == pytest.approx(without.seconds + forecast.measuring)
+    checks = checks_of(resolve_run(config).config, forecast.plan, scan(config))
+    assert checks is not None and forecast.measuring > 120 * checks.share > 0, "samples are measured too"
+    assert f" for steps, samples and measuring ({duration(forecast.measuring)}), from run robot of " in forecast.time()
 
 
 def test_images_are_read_again_only_when_they_or_their_settings_changed(
