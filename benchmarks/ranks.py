@@ -69,8 +69,10 @@ def speed(folder: Path, turns: int, steps: int) -> None:
             starts[processes].append(events[0]["time"] - begun)
             rates[processes].append(statistics.median(event["images_per_second"] for event in events[3:]))
             print(f"turn {turn + 1}, {processes} processes: {rates[processes][-1]:.2f} images/s", flush=True)
-    one, two = (statistics.median(rates[processes]) for processes in (1, 2))
-    print(f"\n{turns} turns, medians: {one:.2f} and {two:.2f} images/s, 2 processes : 1 process = {two / one:.2f}")
+    alone, both = (statistics.median(rates[processes]) for processes in (1, 2))
+    print(
+        f"\n{turns} turns, medians: {alone:.2f} and {both:.2f} images/s, 2 processes : 1 process = {both / alone:.2f}"
+    )
     first = {processes: min(seconds) for processes, seconds in starts.items()}
     print(f"first step after {first[1]:.1f} s with 1 process, {first[2]:.1f} s with 2 (best start)")
 

@@ -89,7 +89,16 @@ def fork_ranks() -> None:
     """`before` of a trainer with several processes: its ranks are forked from it, instead of started anew."""
     from engine.training import launcher
 
-    launcher.entry_of = lambda run: launcher.Entry(launcher.rank_entry, [str(run.path)], "fork")
+    launcher.entry_of = lambda run: launcher.Entry(_rank, [str(run.path)], "fork")
+
+
+def _rank(path: str) -> None:
+    """A rank in the process that was forked for it."""
+    from engine.training.__main__ import main
+
+    if code := main([path]):
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def _train(run: Path, log: Path, environment: dict[str, str], before: Callable[[], object] | None) -> None:

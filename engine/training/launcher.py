@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from tempfile import TemporaryDirectory
@@ -164,12 +163,3 @@ def _report(session: Session, exit_codes: Mapping[int, int], processes: int) -> 
         message=f"Rank {rank} of {processes} training processes {end} after step {session.step}.",
         hint=f"Its output is in {session.run.log_path}; `lorasmith resume` continues from the last state.",
     )
-
-
-def rank_entry(*arguments: str) -> None:
-    """A rank in a process that was forked, for `Entry.start`."""
-    from engine.training.__main__ import main
-
-    if code := main([arguments[-1]]):
-        sys.stdout.flush()
-        os._exit(code)

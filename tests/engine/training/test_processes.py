@@ -126,16 +126,16 @@ def test_two_ranks_learn_the_same_as_one_with_twice_the_batch(precision: str, ma
     """Up to the order in which numbers are added."""
     plain = {**TWO, "network__module_dropout": 0.0, "memory__mixed_precision": precision}
     two = make_run("two", **plain)
-    one = make_run("one", **{**plain, "training__num_processes": 1, "training__gradient_accumulation_steps": 2})
-    for run, before in ((two, ranks_by_place), (one, numbers_by_place)):
+    alone = make_run("alone", **{**plain, "training__num_processes": 1, "training__gradient_accumulation_steps": 2})
+    for run, before in ((two, ranks_by_place), (alone, numbers_by_place)):
         assert ForkedTrainer(run, before).wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-3000:]
     losses, norms = (
-        [[event.data[key] for event in read_events(run.events_path) if event.type == "step"] for run in (two, one)]
+        [[event.data[key] for event in read_events(run.events_path) if event.type == "step"] for run in (two, alone)]
         for key in ("loss", "grad_norm")
     )
     exact = 1e-5 if precision == "no" else 2e-2
     assert losses[0] == pytest.approx(losses[1], rel=exact) and norms[0] == pytest.approx(norms[1], rel=exact * 5)
-    ours, theirs = (load_file(run.path / "zed.safetensors") for run in (two, one))
+    ours, theirs = (load_file(run.path / "zed.safetensors") for run in (two, alone))
     assert all(torch.allclose(ours[name].float(), theirs[name].float(), atol=exact) for name in {**ours, **theirs})
 
 
