@@ -109,8 +109,9 @@ def _frozen() -> Iterator[Any]:
     yield mock.patch("shutil.disk_usage", lambda path: SimpleNamespace(total=2**40, used=2**39, free=412 * 2**30))
     yield mock.patch("engine.runs.launch.logout_warning", lambda: None)
     identity = {"pid": PID, "process_start": 1.0, "boot_id": "boot", "host": HOST}
-    for module in ("lock", "state", "prepare"):
+    for module in ("lock", "prepare"):
         yield mock.patch(f"engine.runs.{module}.own_identity", lambda: identity)
+    yield mock.patch("engine.runs.state.identity_of", lambda _: identity)
     for module in ("state", "prepare", "identity"):
         yield mock.patch(f"engine.runs.{module}.host", lambda: HOST)
     yield mock.patch("tui.screens.review.plan_vram", _still_planning)  # its figures come after a time of their own

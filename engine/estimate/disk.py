@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from engine.atomic import require_space
 from engine.config.training_size import training_size
 from engine.dataset.reach import most_latents
+from engine.hardware.system import memory
 from engine.paths import expanded
 from engine.text import size_text
 
@@ -28,6 +29,8 @@ _STATES_KEPT = 3
 """Two, and the one being written."""
 _BYTES_A_NUMBER = 2 * 4
 """Mean and deviation, fp32."""
+MOST_OF_MEMORY = 0.25
+"""Share of the host's memory that cached latents may take."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,6 @@ def estimate(run: ResolvedRun, plan: StepPlan, num_prompts: int) -> DiskNeed:
     sampling, size = config.sampling, training_size(config)
     interval = (sampling.sample_every_n_epochs or 0) * plan.updates_per_epoch or sampling.sample_every_n_steps
     rounds = plan.max_train_steps // interval + 2 if interval else 0
-    cells = size[0] * size[1] // recognition.downscale**2
     images = sum(subset.images for subset in plan.subsets) * (2 if config.dataset.flip_aug else 1)
     return DiskNeed(
         least=lora + parameters * 4 * _STATE_COPIES,
@@ -98,10 +100,23 @@ def estimate(run: ResolvedRun, plan: StepPlan, num_prompts: int) -> DiskNeed:
         texts=_captions(config, plan, images) * recognition.caption_bytes
         if config.memory.cache_text_encoder_outputs_to_disk
         else 0,
-        latents=most_latents(config, plan) * cells * recognition.latent_channels * _BYTES_A_NUMBER
-        if config.memory.cache_latents_to_disk
-        else 0,
+        latents=latent_bytes(run, plan) if latents_on_disk(run, plan) else 0,
     )
+
+
+def latent_bytes(run: ResolvedRun, plan: StepPlan) -> int:
+    """What the cached latents of a run take: mean and deviation in float32, of every image at its usual size."""
+    size, recognition = training_size(run.config), run.recognition
+    cells = size[0] * size[1] // recognition.downscale**2
+    return most_latents(run.config, plan) * cells * recognition.latent_channels * _BYTES_A_NUMBER
+
+
+def latents_on_disk(run: ResolvedRun, plan: StepPlan) -> bool:
+    """Whether latents are cached on disk: by the settings, or as they would take too much of the host's memory."""
+    settings = run.config.memory
+    if not settings.cache_latents:
+        return False
+    return settings.cache_latents_to_disk or latent_bytes(run, plan) > memory()[0] * MOST_OF_MEMORY
 
 
 def _captions(config: RunConfig, plan: StepPlan, images: int) -> int:

@@ -29,7 +29,7 @@ from engine.dataset.images import Scan
 from engine.dataset.items import Item
 from engine.dataset.latents import LatentCache
 from engine.dataset.thumbnail import thumbnail
-from engine.estimate.disk import estimate
+from engine.estimate.disk import estimate, latent_bytes, latents_on_disk
 from engine.families.base import Model
 from engine.families.registry import family_named
 from engine.families.resolved import ResolvedRun
@@ -38,6 +38,7 @@ from engine.lowmem.settings import apply_memory_settings
 from engine.models.device import chosen_gpu
 from engine.models.loading import DTYPES
 from engine.runs.states import SavedState, newest_state
+from engine.text import size_text
 from engine.training.batch_source import BatchSource
 from engine.training.compiling import with_compiling_decided
 from engine.training.exactness import set_determinism
@@ -299,7 +300,12 @@ def _latents(
     """
     config, grid = run.config, BucketGrid.of_run(run)
     memory = config.memory
-    directory = memory.cache_root / "latents" if memory.cache_latents_to_disk else None
+    plan = plan_steps(images, grid, config)
+    on_disk = latents_on_disk(run, plan)
+    if on_disk and not memory.cache_latents_to_disk:
+        size = size_text(latent_bytes(run, plan))
+        session.log(f"Latents are cached on disk: {size} are more than a quarter of this machine's memory.")
+    directory = memory.cache_root / "latents" if on_disk else None
     key = "" if directory is None else model.vae_key  # reads all of its weights
     cache = LatentCache(directory, key, config.dataset, digests, fitted)
     encoder = LatentEncoder(session, model, cache, memory.vae_batch_size)
