@@ -11,33 +11,26 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from engine.config import load_config
-from engine.errors import LoraSmithError, UsageError
+from engine.errors import LoraSmithError
 from engine.exit_codes import ExitCode
-from engine.hardware import process_count
-from engine.hardware.system import usable_threads
+from engine.hardware import process_count, require_processors
 from engine.processes import large_imports, parent_token
 from engine.runs.control import request
 from engine.runs.launch import trainer_command
 from engine.runs.layout import RunDir
 from engine.runs.state import read_exit, true_state
-from engine.text import plural
 from engine.training.oom import read_rank_oom, report_oom
 from engine.training.rank_errors import take_rank_errors
 from engine.training.session import Session, Signals
 from engine.world import LEADER
 
-if TYPE_CHECKING:
-    from engine.config import RunConfig
-
 LOOK_SECONDS = 0.2
 """Between two looks of the agent at its ranks."""
 _END_SECONDS = 5
 """For the other ranks to end after SIGTERM; then SIGKILL."""
-_ALWAYS = 2
-"""Processes allowed on any machine: the demo's preset uses them."""
 _UNUSED = "SIGUSR1"
 """The agent takes over at least one signal; those that mean something here are ours."""
 
@@ -68,25 +61,6 @@ def processes_of(run: RunDir) -> int:
     return process_count(config.training.num_processes, config.memory.device)
 
 
-def require_processors(config: RunConfig, processes: int) -> None:
-    """Refuse more processes than GPUs, or CPU cores: they would only share them.
-
-    Raises:
-        UsageError: with the number of processors.
-    """
-    import torch
-
-    on_cpu = config.memory.device == "cpu" or not torch.cuda.is_available()
-    limit = max(usable_threads(), _ALWAYS) if on_cpu else torch.cuda.device_count()
-    if processes > limit:
-        processors = plural(usable_threads(), "CPU core") if on_cpu else plural(limit, "GPU")
-        raise UsageError(
-            f"training.num_processes is {processes}, but this machine has {processors}.",
-            f"Set training.num_processes={limit} or less: one process for each {'core' if on_cpu else 'GPU'}.",
-            code="too-many-processes",
-        )
-
-
 def train_in_ranks(run: RunDir, signals: Signals, processes: int) -> ExitCode:
     """Train with so many ranks on this machine; this process has the lock of the run.
 
@@ -94,7 +68,10 @@ def train_in_ranks(run: RunDir, signals: Signals, processes: int) -> ExitCode:
         LoraSmithError: the ranks cannot be started.
     """
     with large_imports():
-        require_processors(load_config(run.config_path), processes)
+        import torch
+
+        device = load_config(run.config_path).memory.device
+        require_processors(processes, device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
         signals.at_first = lambda name: _pass_on(run, name)
         exit_codes = _run_agent(run, processes)
     if ending := read_exit(run):  # rank 0 has reported it

@@ -95,6 +95,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.estimate.disk import estimate
     from engine.families.registry import recognise
     from engine.families.resolved import resolve_run
+    from engine.hardware import require_processors, usable_gpus
     from engine.runs.prepare import absolute_paths, check_place, require_utf8
 
     clock.now()
@@ -104,6 +105,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     config, notes = run.config, list(run.notes)
     run.family.check(config, run.recognition)
     check_training(config.training)
+    require_processors(config.training.processes, config.memory.device, usable_gpus())
     notes += used_loggers(config.logging).notes
     notes += _check_thumbnail(config)
     notes += check_key_format(config, run.family.spec)

@@ -13,17 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.config import RunConfig, load_config
+from engine.config import load_config
 from engine.exit_codes import ExitCode
 from engine.runs import prepare_resume, request
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
-from engine.training import launcher
 from tests.engine.training.conftest import MakeRun, start, start_ranks
 from tests.engine.training.test_kills import until_step
 from tests.forked import ForkedTrainer, fork_ranks
 from tests.gone import still_there
-from tests.refusals import refused
 
 TWO = {
     "training__num_processes": 2,
@@ -39,40 +37,10 @@ def digest(run: RunDir) -> str:
     return hashlib.sha256((run.path / "zed.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(
-    ("wanted", "threads", "cards", "device", "most"),
-    [
-        (64, 2, 0, "auto", 2),
-        (3, 2, 0, "auto", 2),
-        (2, 2, 0, "auto", None),
-        (2, 1, 0, "auto", None),
-        (1, 1, 0, "cpu", None),
-        (64, 64, 0, "auto", None),
-        (3, 8, 2, "auto", 2),
-        (2, 8, 2, "cuda", None),
-        (3, 8, 2, "cpu", None),
-        (9, 8, 2, "cpu", 8),
-    ],
-)
-def test_more_processes_than_processors_are_refused(
-    wanted: int, threads: int, cards: int, device: str, most: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two are never too many: the demo's preset asks for them."""
-    monkeypatch.setattr(launcher, "usable_threads", lambda: threads)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: cards > 0)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: cards)
-    config = RunConfig.model_validate({"training": {"num_processes": wanted}, "memory": {"device": device}})
-    if most is None:
-        launcher.require_processors(config, wanted)
-        return
-    with refused("too-many-processes", f"num_processes is {wanted}", f"training.num_processes={most} or less"):
-        launcher.require_processors(config, wanted)
-
-
 def test_a_run_with_too_many_processes_ends_before_it_starts_any(
     make_run: MakeRun, train_here: Callable[[RunDir], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "usable_threads", lambda: 2)
+    monkeypatch.setattr("engine.hardware.processors.usable_threads", lambda: 2)
     run = make_run(training__num_processes=64, memory__device="cpu")
     assert train_here(run) == ExitCode.USAGE
     assert "this machine has 2 CPU cores" in json.loads(run.exit_path.read_text())["message"]
