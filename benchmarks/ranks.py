@@ -29,7 +29,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from engine.processes import trainer_environment  # noqa: E402
-from engine.runs import RunDir, prepare_resume, prepare_run, true_state  # noqa: E402
+from engine.runs import RunDir, prepare_resume, prepare_run, read_events, true_state  # noqa: E402
 from tui.setup.configuration import read  # noqa: E402
 
 BARE = {
@@ -80,8 +80,8 @@ def speed(folder: Path, turns: int, steps: int) -> None:
 def kills(folder: Path, count: int, seed: int) -> None:
     """Kill a rank of two `count` times, resume each time, and compare the last file."""
     settings = {
-        "training.max_train_steps": 6 * count, "saving.save_state_every_n_steps": 3, "saving.save_every_n_steps": 10,
-        "sampling.sample_every_n_steps": 20,
+        "training.max_train_steps": 12 * count, "saving.save_state_every_n_steps": 3, "saving.save_every_n_steps": 25,
+        "sampling.sample_every_n_steps": 50,
     }  # fmt: skip
     straight = prepared(folder / "straight", settings, 2)
     subprocess.run(trainer(straight), env=trainer_environment(), check=True, capture_output=True)
@@ -91,7 +91,7 @@ def kills(folder: Path, count: int, seed: int) -> None:
         process = subprocess.Popen(
             trainer(run), env=trainer_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        ranks = wait_for_ranks(process, rng.uniform(0, 25))
+        ranks = wait_for_ranks(process, run, at_step=number % 4 != 0, delay=rng.uniform(0, 8))
         if not ranks:
             print("the run has ended")
             break
@@ -114,11 +114,13 @@ def kills(folder: Path, count: int, seed: int) -> None:
     sys.exit(not same)
 
 
-def wait_for_ranks(process: subprocess.Popen[bytes], delay: float) -> list[int]:
-    """The ranks, `delay` seconds after there were two; empty when the run ended before."""
+def wait_for_ranks(process: subprocess.Popen[bytes], run: Path, *, at_step: bool, delay: float) -> list[int]:
+    """The ranks, `delay` seconds after there were two, or after the first step of this start; empty when the run ended
+    before."""
     ranks: list[int] = []
-    while process.poll() is None and len(ranks) < 2:
-        time.sleep(0.05)
+    before = len(steps_of(run))
+    while process.poll() is None and (len(ranks) < 2 or (at_step and len(steps_of(run)) == before)):
+        time.sleep(0.1)
         children = psutil.Process(process.pid).children()
         ranks = [child.pid for child in children if "engine.training" in " ".join(child.cmdline())]
     end = time.monotonic() + delay
@@ -140,8 +142,7 @@ def trainer(run: Path) -> list[str]:
 
 def steps_of(run: Path) -> list[dict[str, Any]]:
     """Its events of steps."""
-    lines = (run / ".run" / "events.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["type"] == "step"]
+    return [event.data for event in read_events(RunDir(run).events_path) if event.type == "step"]
 
 
 def digest(run: Path) -> str:
