@@ -6,6 +6,7 @@ run again after an out-of-memory. Ranks end with it, also when it is killed.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,10 @@ _END_SECONDS = 5
 """For the other ranks to end after SIGTERM; then SIGKILL."""
 _UNUSED = "SIGUSR1"
 """The agent takes over at least one signal; those that mean something here are ours."""
+
+
+_AGENTS = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
+"""Loggers of what starts and watches ranks."""
 
 
 class Entry(NamedTuple):
@@ -94,6 +99,8 @@ def _run_agent(run: RunDir, processes: int) -> Mapping[int, int]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith(_AGENTS)]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the log has our own sentence: a stop is no failure
     os.environ[LEADER] = parent_token()
     entry = entry_of(run)
     with TemporaryDirectory(prefix="lorasmith-ranks-") as logs:
