@@ -1,7 +1,7 @@
 """A trainer that ends with its parent: `python -m engine.queue.child RUN_DIR`.
 
-On a Ray cluster the parent is a task's worker process. When that is killed, or its node is lost, the run must end too: it
-is continued elsewhere. A trainer on the person's own machine outlives whatever started it.
+On a Ray cluster the parent is a task's worker process. When that is killed, or its node is lost, the run must end too:
+it is continued elsewhere. A trainer on the person's own machine outlives whatever started it.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ another node, where the run continues from its last state.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,12 @@ from engine.queue.local import state_here
 from engine.runs.begin import prepare_to_resume
 from engine.runs.find import record_run
 from engine.runs.follow import SILENT_SECONDS
-from engine.runs.identity import host, is_alive
+from engine.runs.identity import host
 from engine.runs.launch import launch
 from engine.runs.layout import RunDir, read_record, write_record
 from engine.runs.lock import is_locked
 from engine.runs.state import RunState, read_exit, true_state, write_exit
-from engine.runs.values import text
+from engine.runs.values import seconds, text
 
 MAX_RETRIES = 3
 """How often Ray starts a task again whose node or worker process was lost."""
@@ -97,16 +99,21 @@ class RayCluster:
         if not self._ray.wait([task], timeout=0)[0]:
             return self._while_it_runs(run_dir)
         del self._tasks[entry.id]
+        detail = "its task ended without a report"
         try:
             self._ray.get(task)
         except Exception as error:  # every kind of lost worker, lost node, or a fault in our task
             print(f"{entry.id} {entry.name}: {error}", file=sys.stderr, flush=True)
-        return state_here(run_dir)
+            detail = str(error).strip().partition("\n")[0]
+        state = state_here(run_dir)
+        if state is not None and state.live and is_locked(run_dir.lock_path) is None:
+            return replace(state, state="lost", detail=detail)  # prepared, and never started
+        return state
 
     def _while_it_runs(self, run_dir: RunDir) -> RunState | None:
-        node = read_record(run_dir.private / NODE_FILE)
+        is_started = os.path.lexists(run_dir.private / NODE_FILE)
         state = true_state(run_dir)
-        return state if node and state.live else None
+        return state if is_started and state.live else None
 
     def node(self, entry: Entry, run_dir: RunDir) -> str:
         """The node of the task that trains it."""
@@ -133,11 +140,11 @@ def train_on_node(path: str) -> int:
     if (ending := read_exit(run_dir)) is not None:  # the node was lost after the run had ended
         return int(ending["exit_code"])
     try:
-        if run_dir.events_path.exists():
+        if os.path.lexists(run_dir.private / NODE_FILE):  # an earlier try of this task
             prepare_to_resume(run_dir)
-        write_record(run_dir.private / NODE_FILE, {"node": _node_name(), "time": round(time.time(), 3)})
         command = [sys.executable, "-P", "-m", "engine.queue.child", path]
         process = launch(run_dir, command=command, variables=child_variables())
+        write_record(run_dir.private / NODE_FILE, {"node": _node_name()})
     except LoraSmithError as error:
         write_exit(run_dir, "failed", error.exit_code, true_state(run_dir).step, **error.details)
         return int(error.exit_code)
@@ -147,21 +154,22 @@ def train_on_node(path: str) -> int:
 def _wait_until_free(run_dir: RunDir) -> None:
     """Wait while another trainer works on the run. Where the file system has no locks, a run of another machine counts
     as ended when it has shown no life for a minute."""
-    while True:
-        if is_locked(run_dir.lock_path) is None:
-            record = read_record(run_dir.state_path)
-            elsewhere = record.get("host") != host() and record.get("state") in ("running", "paused", "stopping")
-            updated = record.get("updated")
-            is_fresh = isinstance(updated, float) and time.time() - updated < SILENT_SECONDS
-            if not is_alive(record) and not (elsewhere and is_fresh and not _has_locks(run_dir)):
-                return
+    has_locks = _has_locks(run_dir)
+    while is_locked(run_dir.lock_path) is not None or not (has_locks or _is_silent(run_dir)):
         time.sleep(LOOK_SECONDS)
 
 
-def _has_locks(run_dir: RunDir) -> bool:
-    """Whether the file system of a run has locks, so that a free lock is a dead trainer."""
-    import fcntl
+def _is_silent(run_dir: RunDir) -> bool:
+    """Whether the last trainer was on this machine, or has shown no life for a minute."""
+    record = read_record(run_dir.state_path)
+    updated = seconds(record.get("updated"))
+    if record.get("host") == host() or record.get("state") not in ("running", "paused", "stopping"):
+        return True
+    return updated is None or time.time() - updated > SILENT_SECONDS
 
+
+def _has_locks(run_dir: RunDir) -> bool:
+    """Whether the file system of a run has locks, so that a free lock means that its trainer has ended."""
     try:
         with run_dir.meta_path.open("rb") as file:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -29,17 +29,13 @@ def _queue(directory: str | None) -> Queue:
     return Queue(queue_directory(directory))
 
 
-class _CardCount(click.ParamType):  # type: ignore[type-arg]
-    """A number of cards from 1, or "all" (None)."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        if str(value).lower() == "all":
-            return None
-        if not str(value).isdecimal() or not 1 <= int(value) <= 10_000:
-            self.fail(f"{value} is neither a number from 1 nor all.", param, ctx)
-        return int(value)
+def _cards(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """A number of cards from 1; None for "all"."""
+    if value.lower() == "all":
+        return None
+    if not (value.isascii() and value.isdecimal() and 1 <= int(value) <= 10_000):
+        raise click.BadParameter(f"{value} is neither a number from 1 nor all.", ctx, param)
+    return int(value)
 
 
 @click.group("queue")
@@ -115,7 +111,7 @@ def list_entries(as_json: bool, directory: str | None) -> int:
 @click.argument("entries", metavar="[ENTRY]...", nargs=-1)
 @click.option("--detach", is_flag=True, help="Return as soon as the queue's process works.")
 @click.option(
-    "--cards", type=_CardCount(), metavar="N|all", default="all", help="Cards to use, or runs at a time without any."
+    "--cards", callback=_cards, metavar="N|all", default="all", help="Cards to use, or runs at a time without any."
 )
 @click.option("--on", "cluster", metavar="ADDRESS", help="Train on a Ray cluster: ray://HOST:PORT, HOST:PORT or auto.")
 @click.option("--unless-paused", is_flag=True, help="Do nothing where the queue is paused: for a start at boot.")
