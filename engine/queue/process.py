@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from engine.errors import UsageError, storing
 from engine.queue.store import Queue
+from engine.runs.identity import host
 from engine.runs.launch import start_session, tail_of
 from engine.runs.layout import read_record
 from engine.runs.lock import is_locked
 from engine.runs.values import text
 from engine.text import printable
 
+THIS_MACHINE = "this machine"
 START_SECONDS = 60.0
 """Within them the process holds its lock, or has ended with a message."""
 
@@ -65,6 +67,8 @@ def start_runner(queue: Queue, *, cards: int | None = None, cluster: str | None 
         runner = running(queue)
         if runner is not None and runner.pid == process.pid and runner.place:
             return runner
+        if process.poll() == 0:  # there was nothing to do
+            return Runner(process.pid, host(), cluster or THIS_MACHINE)
         if process.poll() is not None:
             break
         time.sleep(0.05)

@@ -78,7 +78,7 @@ def test_three_files_and_a_reason(place: Path, eventually: Callable[..., None]) 
     assert running(queue) is None and trainer is not None, "the trainer outlives the queue's process"
 
     process = start(queue, limit)
-    assert process.wait(600) == 0, (queue.private / "log").read_text()
+    assert process.wait(800) == 0, (queue.private / "log").read_text()
     ended = {entry.name: entry for entry in queue.entries()}
     journal = {name: [line.what for line in queue.journal.read() if line.name == name] for name in ended}
     assert journal["first"] == ["added", "started", "adopted", "finished"], journal
