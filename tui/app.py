@@ -214,6 +214,14 @@ class LoraSmithApp(KeysInOrder):
             home.wanted = str(run_dir.path)
         self.push_screen(DashboardScreen(run_dir))
 
+    def open_queue(self) -> None:
+        """Show the queue, above the list of runs."""
+        from engine.queue import Queue, queue_directory
+        from tui.screens.queue import QueueScreen
+
+        self.go_to(None)
+        self.push_screen(QueueScreen(Queue(queue_directory())))
+
     def show_error(self, error: BaseException) -> None:
         """Show what went wrong and how to fix it."""
         from tui.screens.problem import ProblemScreen

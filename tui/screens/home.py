@@ -52,6 +52,7 @@ class HomeScreen(RunActions):
         Binding("d,delete", "delete", _("Delete"), tooltip=_("Remove what the run has written; asks before.")),
         Binding("m", "compare", _("Compare"), tooltip=_("Show the marked runs side by side; or this one and another.")),
         Binding("space", "mark", _("Mark"), show=False, tooltip=_("Mark a run to compare it with others.")),
+        Binding("Q", "queue", _("Queue"), tooltip=_("The runs that wait for their turn.")),
         Binding("q", "app.leave", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
     ]
     HELP = _("""
@@ -65,6 +66,8 @@ shown as running has a live process.
 * **failed**, **stopped**: open it to see why; Resume continues it.
 
 **Space** marks a run (◆), **m** compares the marked ones; with none marked, the highlighted one with another.
+
+**Q** shows the queue: runs that are trained one after the other.
 
 **/** filters the list by name, state and place, **s** sorts it, **y** copies the path of a run.
 """)
@@ -282,6 +285,10 @@ shown as running has a live process.
             self.smith.draft.start_over()
         if answer is not None:
             self.smith.go_to(self.smith.draft.step)
+
+    def action_queue(self) -> None:
+        """Show the queue."""
+        self.smith.open_queue()
 
     def action_file(self) -> None:
         """A new run with the settings of a file."""

@@ -21,7 +21,7 @@ from engine.errors import LoraSmithError
 from engine.text import printable
 from engine.worker import Cancelled
 from tui.screens.ask import AskScreen
-from tui.screens.preset_saving import PresetSaving
+from tui.screens.queue_adding import QueueAdding
 from tui.setup.forecast import Forecaster
 from tui.setup.review_report import (
     LiveRunError,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from engine.runs import RunDir
 
 
-class ReviewScreen(PresetSaving):
+class ReviewScreen(QueueAdding):
     """Checks the draft in the background, shows the result, and starts the run."""
 
     STEP = "review"
@@ -60,8 +60,9 @@ class ReviewScreen(PresetSaving):
 Everything that the run will do, with the reason for each decision. Warnings are at the top, with a `!`. Up, Down, Page
 Up and Page Down scroll.
 
-**Start training** starts it as a separate process; closing the screen does not stop it. `c` copies the command that
-starts the same run from a shell, `p` keeps the settings as a preset of your own, without model, images and name.
+**Start training** starts it as a separate process; closing the screen does not stop it. `a` adds the run to the queue
+instead, `c` copies the command that starts the same run from a shell, `p` keeps the settings as a preset of your own,
+without model, images and name.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "next", _("Start"), show=False, tooltip=_("Start the training.")),
@@ -357,11 +358,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     @on(Started)
     def _started(self, event: Started) -> None:
         """Open the dashboard; the draft stays for a next run, which begins at the first step."""
-        self.draft.step = "hardware"
-        self.draft.done.clear()
-        for key, value in event.kept.items():
-            self.draft.set(key, value)
-        self.draft.mark_started()
+        self.began_another(event.kept)
         for note in event.notes:
             self.app.notify(printable(note), markup=False)
         self.smith.open_run(event.run_dir)
