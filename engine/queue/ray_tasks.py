@@ -28,7 +28,7 @@ from engine.runs.identity import host
 from engine.runs.launch import launch
 from engine.runs.layout import RunDir, read_record, write_record
 from engine.runs.lock import is_locked
-from engine.runs.state import RunState, read_exit, true_state, write_exit
+from engine.runs.state import RunState, mark_starting, read_exit, true_state, write_exit
 from engine.runs.values import seconds, text
 
 MAX_RETRIES = 3
@@ -36,6 +36,7 @@ MAX_RETRIES = 3
 NODE_FILE = "node.json"
 """In `.run/`: the node of the task that trains."""
 LOOK_SECONDS = 0.5
+_NOBODY: dict[str, object] = {"pid": None, "process_start": None}
 
 
 class RayCluster:
@@ -107,7 +108,8 @@ class RayCluster:
             detail = str(error).strip().partition("\n")[0]
         state = state_here(run_dir)
         if state is not None and state.live and is_locked(run_dir.lock_path) is None:
-            return replace(state, state="lost", detail=detail)  # prepared, and never started
+            mark_starting(run_dir, _NOBODY)  # by this process, which lives, and no task has started it
+            return replace(state, state="lost", detail=detail)
         return state
 
     def _while_it_runs(self, run_dir: RunDir) -> RunState | None:

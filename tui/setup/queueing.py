@@ -135,7 +135,9 @@ def _clashing(new: Sequence[NewEntry]) -> list[NewEntry]:
 
 def _taken(config: RunConfig) -> LoraSmithError:
     return UsageError(
-        f"Another of these runs goes to {printable(config.saving.output_dir)} too.", "Choose other names."
+        f"Another of these runs goes to {printable(config.saving.output_dir)} too.",
+        "Choose other names.",
+        code="queue-place-taken",
     )
 
 
