@@ -186,7 +186,7 @@ class QueueRunner:
         elif state.state == "stopped":
             self._stopped(entry, run_dir, state)
         else:
-            self._lost(entry, run_dir, state, f"{state.detail}.")
+            self._lost(entry, run_dir, state, f"{state.detail.rstrip('.')}.")
 
     def _note_place(self, entry: Entry, run_dir: RunDir, state: RunState) -> None:
         if self._adopting:
