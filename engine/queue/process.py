@@ -72,6 +72,7 @@ def start_runner(queue: Queue, *, cards: int | None = None, cluster: str | None 
         if process.poll() is not None:
             break
         time.sleep(0.05)
+    process.kill()
     lines = tail_of(log, 3)
     raise UsageError(
         "The queue's process did not start" + (f": {printable(' '.join(lines))}" if lines else "."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ MAX_RETRIES = 3
 NODE_FILE = "node.json"
 """In `.run/`: the node of the task that trains."""
 LOOK_SECONDS = 0.5
+ANSWER_SECONDS = 10.0
+"""Within them a cluster takes a connection."""
 _NOBODY: dict[str, object] = {"pid": None, "process_start": None}
 
 
@@ -105,7 +108,7 @@ class RayCluster:
             self._ray.get(task)
         except Exception as error:  # every kind of lost worker, lost node, or a fault in our task
             print(f"{entry.id} {entry.name}: {error}", file=sys.stderr, flush=True)
-            detail = str(error).strip().partition("\n")[0]
+            detail = _first_line(error)
         state = state_here(run_dir)
         if state is not None and state.live and is_locked(run_dir.lock_path) is None:
             mark_starting(run_dir, _NOBODY)  # by this process, which lives, and no task has started it
@@ -189,6 +192,18 @@ def _node_name() -> str:
     return f"{host()} {context.get_node_id()[:8]}"
 
 
+def _first_line(error: Exception) -> str:
+    """The first line of an error; Ray's have many."""
+    return str(error).strip().partition("\n")[0]
+
+
+def _require_answer(address: str) -> None:
+    """Raise an OSError where nothing listens at HOST:PORT: Ray itself would wait for minutes."""
+    host_name, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+    if host_name and port.isdecimal():
+        socket.create_connection((host_name.strip("[]"), int(port)), ANSWER_SECONDS).close()
+
+
 def _connected(address: str) -> Any:
     try:
         import ray
@@ -196,12 +211,12 @@ def _connected(address: str) -> Any:
         raise UsageError(
             "Ray is not installed.", "Install it with LoRA Smith: pip install 'lorasmith[cluster]'", code="no-ray"
         ) from None
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
+        _require_answer(address)
         ray.init(address=address, log_to_driver=False, configure_logging=False, namespace="lorasmith")
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, of grpc too
         raise UsageError(
-            f"There is no Ray cluster at {address}: {error}",
+            f"There is no Ray cluster at {address}: {_first_line(error)}",
             "Start it with `ray start --head`, and give --on ray://HOST:10001, HOST:6379 or auto.",
             code="no-cluster",
         ) from error

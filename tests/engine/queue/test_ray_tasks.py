@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -268,6 +269,20 @@ def test_the_child_ends_with_its_parent(run_dir: RunDir) -> None:
     parent.wait()
     assert select.select([descriptor], [], [], 30)[0], "the child outlives its parent"
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://127.0.0.1:{}/", "[::1]:{}"])
+def test_a_port_without_an_answer(address: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(OSError):
+        ray_tasks._require_answer(address.format(port))
+
+
+@pytest.mark.parametrize("address", ["auto", "local"])
+def test_addresses_that_ray_resolves(address: str) -> None:
+    ray_tasks._require_answer(address)
 
 
 @pytest.mark.slow  # a real cluster, and two runs of which one moves
