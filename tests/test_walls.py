@@ -38,6 +38,7 @@ def loaded(code: str) -> set[str]:
         ("import engine.results.trying, engine.results.base_choice, engine.results.png_info", HEAVY),
         ("import engine.drawing.__main__", HEAVY),
         ("import engine.results.similarity", HEAVY),
+        ("import engine.queue.__main__, engine.queue.local, engine.queue.ray_tasks", HEAVY | {"ray"}),
         ("import tui.main, tui.cli", HEAVY),
         ("from tui.main import run; run(['presets']); run(['--version'])", HEAVY),
     ],

@@ -9,8 +9,9 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -24,6 +25,8 @@ sys.path.insert(0, str(ROOT))
 from engine.config import load_config  # noqa: E402
 from engine.hardware.system import System  # noqa: E402
 from engine.paths import ASSETS  # noqa: E402
+from engine.queue import Queue, Reason, queue_directory  # noqa: E402
+from engine.queue.store import NewEntry  # noqa: E402
 from engine.runs import EventLog, RunDir, RunLock, prepare_run, write_exit  # noqa: E402
 from engine.runs.events import (  # noqa: E402
     ErrorEvent,
@@ -81,7 +84,9 @@ def world() -> Iterator[dict[str, RunDir]]:
         (PLACE / "models" / "demo_base").symlink_to(ASSETS / "demo_base")
         shutil.copytree(ASSETS / "demo_pictures", PLACE / "images")
         shutil.copytree(ASSETS / "demo_heldout", PLACE / "heldout")
-        yield _runs(stack)
+        runs = _runs(stack)
+        _queue(stack, runs)
+        yield runs
 
 
 def _remove(lock: IO[str]) -> None:
@@ -94,9 +99,11 @@ def _remove(lock: IO[str]) -> None:
 def _frozen() -> Iterator[Any]:
     """Everything that differs between two computers or two days."""
     home = str(PLACE)
-    variables = {"HOME": home, "XDG_STATE_HOME": f"{home}/.state", "XDG_CONFIG_HOME": f"{home}/.config",
-                 "XDG_CACHE_HOME": f"{home}/.cache", "TERM": "xterm-256color", "COLORTERM": "truecolor",
-                 "LANG": "C.UTF-8"}  # fmt: skip
+    variables = {
+        "HOME": home, "XDG_STATE_HOME": f"{home}/.state", "XDG_CONFIG_HOME": f"{home}/.config",
+        "XDG_CACHE_HOME": f"{home}/.cache", "LORASMITH_QUEUE": f"{home}/.state/queue", "TERM": "xterm-256color",
+        "COLORTERM": "truecolor", "LANG": "C.UTF-8",
+    }  # fmt: skip
     yield mock.patch.dict(os.environ, variables)
     for name in ("NO_COLOR", "CUDA_VISIBLE_DEVICES", "TZ"):
         os.environ.pop(name, None)
@@ -141,6 +148,28 @@ def _runs(stack: ExitStack) -> dict[str, RunDir]:
     _state(runs["smithy-v1"], NOW, "running", 760)
     stack.enter_context(RunLock(runs["smithy-v1"].lock_path))
     return runs
+
+
+def _queue(stack: ExitStack, runs: Mapping[str, RunDir]) -> None:
+    """Two of the runs, and some that wait; its process works."""
+    queue = Queue(queue_directory())
+    names = ("ember", "smithy-v1", *(f"smithy-unet_lr-{rate}" for rate in ("1e-4", "2e-4", "4e-4")))
+    entries = queue.add([_new_entry(name) for name in names])
+    reason = Reason("out-of-memory", "Out of memory", "Out of memory while training step 1.", "Try a smaller batch.")
+    began = {"started": NOW - 5_000, "tries": 1, "node": HOST}
+    queue.write(replace(entries[0], state="failed", ended=NOW - 4_000, reason=reason, **began))
+    queue.write(replace(entries[1], state="running", cards=("0",), **began))
+    queue.hold([entries[3]])
+    stack.enter_context(RunLock(queue.private / "lock"))
+    write_record(queue.private / "runner.json", {"place": "this machine", "pid": PID})
+
+
+def _new_entry(name: str) -> NewEntry:
+    place = str(PLACE / "loras" / name / "results_current")
+    config = load_config("sd15-realistic").changed(saving={"output_name": name, "output_dir": place})
+    return NewEntry(
+        config, ("lorasmith", "--preset", "sd15-realistic", "--images", str(PLACE / "images"), "--name", name)
+    )
 
 
 def _prepared(name: str) -> RunDir:

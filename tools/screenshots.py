@@ -91,6 +91,7 @@ SCENES = (
     Scene("remedies", run="ember", shows="Out of memory"),
     Scene("results", run="lighthouse", keys=("v",), shows="● best"),
     Scene("compare", keys=COMPARED, ready="Its trainer is process", shows="Best file"),
+    Scene("queue", keys=("Q",), ready="Its trainer is process", shows="760/1200"),
     Scene("help", run="smithy-v1", keys=("f1",), shows="Escape closes"),
 )
 

@@ -234,6 +234,14 @@ class LoraSmithApp(KeysInOrder):
             title = _("Step {0}: {1}").format(number, step.title)
             yield SystemCommand(title, _("Go to this step of the setup."), partial(leave, step.name))
 
+    def open_queue(self) -> None:
+        """Show the queue, above the list of runs."""
+        from engine.queue import Queue, queue_directory
+        from tui.screens.queue import QueueScreen
+
+        self.go_to(None)
+        self.push_screen(QueueScreen(Queue(queue_directory())))
+
     def show_error(self, error: BaseException) -> None:
         """Show what went wrong and how to fix it."""
         from tui.screens.problem import ProblemScreen

@@ -12,6 +12,7 @@ import click
 
 from engine.errors import UsageError
 from engine.text import printable
+from tui.commands.run_options import run_options
 
 COMMANDS = (
     "demo",
@@ -19,6 +20,7 @@ COMMANDS = (
     "caption",
     "plan",
     "runs",
+    "queue",
     "attach",
     "stop",
     "resume",
@@ -83,15 +85,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.option(
     "--images", metavar="DIR", help="The folder of images. Without --preset also how the screen draws images."
 )
-@click.option("--model", metavar="PATH", help="The checkpoint: a .safetensors file or a diffusers folder.")
-@click.option(
-    "--name", metavar="NAME", help="The name of the output; also the trigger word where preset and --set have none."
-)
-@click.option("--output_dir", metavar="DIR", help="Where the files go. Without it: ./NAME/results_current.")
-@click.option(
-    "--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) instead of --images."
-)
-@click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
+@run_options
 @click.option("--detach", is_flag=True, help="Return as soon as the training has started.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object per line.")
 @click.option("--dry-run", is_flag=True, help="Check and show everything, train and write nothing.")
@@ -100,10 +94,6 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     "--on-oom",
     type=click.Choice(["ask", "retry", "stop"]),
     help="When memory runs out: ask for a remedy, continue with the next one (the default), or stop.",
-)
-@click.option("--early-stop", is_flag=True, help="End the run when its newest files are overtrained; keeps all files.")
-@click.option(
-    "--kohya-exact", is_flag=True, help="Compute every number as Kohya's scripts do, also where that is worse."
 )
 @click.option("--on-end", metavar="COMMAND", help="Run this command when the training has ended, however it ended.")
 @click.option("--no-mouse/--mouse", default=None, help="The screen leaves the mouse to the terminal.")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from engine.errors import storing
 from engine.processes import trainer_environment
@@ -40,13 +41,32 @@ def launch(
         UsageError: it cannot be used as a run (`integrity.fault_of`).
         StorageError: train.log cannot be written.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     with storing(run_dir.log_path):
         require_sound(run_dir)
-        file = open_for_writing(run_dir.log_path, flags, below=record_root(run_dir.log_path))
+    process = start_session(command or trainer_command(run_dir), run_dir.log_path, variables)
+    if is_locked(run_dir.lock_path) is None:
+        mark_starting(run_dir, identity_of(process.pid))  # this process may end before the trainer has the lock
+    return process
+
+
+def start_session(
+    command: Sequence[str], log_path: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process of ours that outlives this one: a session of its own, no input, its output appended to a log.
+
+    Args:
+        log_path: in a folder below that of its run or queue.
+        variables: added to `trainer_environment()`.
+
+    Raises:
+        StorageError: the log cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    with storing(log_path):
+        file = open_for_writing(log_path, flags, below=record_root(log_path))
         with os.fdopen(file, "ab") as log:
-            process = subprocess.Popen(
-                list(command or trainer_command(run_dir)),
+            return subprocess.Popen(
+                list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -54,15 +74,17 @@ def launch(
                 close_fds=True,
                 env={**trainer_environment(), **(variables or {})},
             )
-    if is_locked(run_dir.lock_path) is None:
-        mark_starting(run_dir, identity_of(process.pid))  # this process may end before the trainer has the lock
-    return process
 
 
-def log_tail(run_dir: RunDir, lines: int = 12, limit: int = 64 * 1024) -> list[str]:
+def log_tail(run_dir: RunDir, lines: int = 12) -> list[str]:
     """The last lines of train.log; what a progress bar overwrote is left out."""
+    return tail_of(run_dir.log_path, lines)
+
+
+def tail_of(log_path: Path, lines: int, limit: int = 64 * 1024) -> list[str]:
+    """The last lines of a log that `start_session` has made."""
     try:
-        text = read_tail(run_dir.log_path, limit, below=record_root(run_dir.log_path))[0].decode(errors="replace")
+        text = read_tail(log_path, limit, below=record_root(log_path))[0].decode(errors="replace")
     except OSError:
         return []
     visible = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]

@@ -805,7 +805,7 @@ def real(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> Callabl
     def call(*arguments: str) -> tuple[int, str, str]:
         return run([*arguments]), *capfd.readouterr()
 
-    monkeypatch.setattr("tui.shell.begin.launch", lambda run, variables: ForkedTrainer(run, **(variables or {})))
+    monkeypatch.setattr("engine.runs.begin.launch", lambda run, variables: ForkedTrainer(run, **(variables or {})))
     monkeypatch.setattr(foreground, "train", TRAIN)
     return call
 

@@ -37,29 +37,21 @@ def run_preset(
     on_end: str | None,
 ) -> int:
     """Read, check, prepare, launch and follow; the exit code of the run."""
-    from engine.config.load import conversion_notes
-
     words = parse_command(on_end)
-    if on_oom:
-        overrides = (*overrides, f"memory.on_oom={on_oom}")
-    if early_stop:
-        overrides = (*overrides, "training.early_stop=true")
-    if kohya_exact:
-        overrides = (*overrides, "training.kohya_exact=true")
-    config = configuration.read(
-        preset, overrides, images=images, dataset_config=dataset_config, model=model, name=name, output_dir=output_dir
+    config = configuration.from_options(
+        preset,
+        overrides,
+        on_oom=on_oom,
+        early_stop=early_stop,
+        kohya_exact=kohya_exact,
+        images=images,
+        dataset_config=dataset_config,
+        model=model,
+        name=name,
+        output_dir=output_dir,
     )
-    for note in conversion_notes(preset, exact=config.training.kohya_exact):
-        output.message(note)
-    own = configuration.defaults_note(preset, config)
-    if own is not None:
-        output.message(f"note: {own}")
-    other = configuration.another_trigger(config, name)
-    if other is not None:
-        output.message(f"note: {other}")
-    unfit = configuration.of_another_family(preset, config)
-    if unfit is not None:
-        output.message(f"warning: {unfit}")
+    for remark in configuration.remarks(preset, config, name):
+        output.message(remark)
     if dry_run:
         from tui.shell.dry_run import dry_run as show
 

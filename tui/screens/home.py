@@ -49,6 +49,7 @@ class HomeScreen(NewRuns):
         Binding("a", "rename", _("Rename"), show=False, tooltip=_("Show the run under another name in lists.")),
         Binding("e", "note", _("Note"), show=False, tooltip=_("Write a note about the run, for yourself.")),
         Binding("space", "mark", _("Mark"), show=False, tooltip=_("Mark a run to compare it with others.")),
+        Binding("Q", "queue", _("Queue"), tooltip=_("The runs that wait for their turn.")),
         Binding("q", "app.leave_app", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
     ]
     HELP = _("""
@@ -62,6 +63,8 @@ shown as running has a live process.
 * **failed**, **stopped**: open it to see why; Resume continues it.
 
 **Space** marks a run (◆), **m** compares the marked ones; with none marked, the highlighted one with another.
+
+**Q** shows the queue: runs that are trained one after the other.
 
 **a** shows a run under another name, and **e** keeps a note about it. Both are for you alone: they are in the run's
 folder, and change neither its files nor its trigger.
@@ -248,6 +251,10 @@ the runs of a project are together.
         run = self.chosen()
         if run is not None:
             begin_comparison(self, self.runs or {}, self.marked, str(run.run_dir.path))
+
+    def action_queue(self) -> None:
+        """Show the queue."""
+        self.smith.open_queue()
 
 
 WELCOME = _("""[b]Welcome.[/b] From a folder of images to a LoRA in eight steps.

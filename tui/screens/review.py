@@ -19,7 +19,7 @@ from engine.config import ConfigError
 from engine.errors import LoraSmithError
 from engine.text import printable
 from engine.worker import Cancelled
-from tui.screens.preset_saving import PresetSaving
+from tui.screens.queue_adding import QueueAdding
 from tui.screens.starting import Starting
 from tui.setup.forecast import Forecaster
 from tui.setup.review_report import (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
 
 
-class ReviewScreen(PresetSaving, Starting):
+class ReviewScreen(QueueAdding, Starting):
     """Checks the draft in the background, shows the result, and starts the run."""
 
     STEP = "review"
@@ -58,8 +58,9 @@ class ReviewScreen(PresetSaving, Starting):
 Everything that the run will do, with the reason for each decision. Warnings are at the top, with a `!`. Up, Down, Page
 Up and Page Down scroll.
 
-**Start training** starts it as a separate process; closing the screen does not stop it. `c` copies the command that
-starts the same run from a shell, `p` keeps the settings as a preset of your own, without model, images and name.
+**Start training** starts it as a separate process; closing the screen does not stop it. `a` adds the run to the queue
+instead, `c` copies the command that starts the same run from a shell, `p` keeps the settings as a preset of your own,
+without model, images and name.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "next", _("Start"), show=False, tooltip=_("Start the training.")),

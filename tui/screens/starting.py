@@ -133,11 +133,7 @@ class Starting(StepScreen):
     @on(Started)
     def _started(self, event: Started) -> None:
         """Open the dashboard; the draft stays for a next run, which begins at the first step."""
-        self.draft.step = "hardware"
-        self.draft.done.clear()
-        for key, value in event.kept.items():
-            self.draft.set(key, value)
-        self.draft.mark_started()
+        self.draft.stay_for_another(event.kept)
         for note in event.notes:
             self.app.notify(printable(note), markup=False)
         self.smith.open_run(event.run_dir)

@@ -62,6 +62,46 @@ def own_folder(preset: str, overrides: Sequence[str], config: RunConfig) -> RunC
     return config.changed(saving={"output_dir": ""})
 
 
+def from_options(
+    preset: str,
+    overrides: Sequence[str] = (),
+    *,
+    on_oom: str | None = None,
+    early_stop: bool = False,
+    kohya_exact: bool = False,
+    **typed: str | None,
+) -> RunConfig:
+    """The configuration of `lorasmith --preset` with its options; see `read`.
+
+    Raises:
+        UsageError: as `read`.
+    """
+    short = {
+        "memory.on_oom": on_oom,
+        "training.early_stop": "true" if early_stop else None,
+        "training.kohya_exact": "true" if kohya_exact else None,
+    }
+    settings = [f"{key}={value}" for key, value in short.items() if value]
+    return read(preset, (*overrides, *settings), **typed)
+
+
+def remarks(preset: str, config: RunConfig, name: str | None) -> list[str]:
+    """What a person should know about a configuration from options, each with its kind: "note: ...".
+
+    Args:
+        name: as it was typed.
+    """
+    from engine.config.load import conversion_notes
+
+    notes = (defaults_note(preset, config), another_trigger(config, name))
+    unfit = of_another_family(preset, config)
+    return [
+        *conversion_notes(preset, exact=config.training.kohya_exact),
+        *(f"note: {text}" for text in notes if text),
+        *([f"warning: {unfit}"] if unfit else []),
+    ]
+
+
 def keep_trigger(preset: str, overrides: Sequence[str], config: RunConfig) -> RunConfig:
     """Keep the trigger word where a run's file is used under another name, and the captions hold the old name."""
     from engine.config import load_config

@@ -120,6 +120,18 @@ class Draft:
         """Whether starting over would lose something: not after a run was started with exactly these settings."""
         return bool(self.values or self.done) and self.extras.get("started") != self._settings()
 
+    def stay_for_another(self, kept: Mapping[str, Any]) -> None:
+        """A run was started, or is in the queue. The draft stays for a next run, which begins at the first step.
+
+        Args:
+            kept: settings that keep the trigger word.
+        """
+        self.step = "hardware"
+        self.done.clear()
+        for key, value in kept.items():
+            self.set(key, value)
+        self.mark_started()
+
     def mark_started(self) -> None:
         """A run was started with these settings; they stay, as the start of the next one."""
         self.extras["started"] = self._settings()

@@ -1,4 +1,4 @@
-"""Starting a run: check, prepare, add to the list of runs, launch. Shared by the shell and the screens."""
+"""Starting a run: check, prepare, then `engine.runs.begin`. Shared by the shell and the screens."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from engine.runs import RunDir, RunState, prepare_resume, prepare_run, record_run
-from engine.runs.inputs import ChangedInputsError
-from engine.runs.launch import launch, logout_warning
-from engine.runs.on_end import variables_of
-from engine.runs.resume import note, plan_resume
+from engine.runs import RunDir, prepare_run
+from engine.runs.begin import prepare_to_resume, start
 from engine.types import Log
 
 if TYPE_CHECKING:
@@ -54,21 +51,6 @@ def prepare(
     return prepare_run(config, command_line=command_line, versions=versions(), restart=restart, log=log)
 
 
-def start(run_dir: RunDir, log: Log = _silent, *, on_end: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Launch a prepared run and add it to the list of runs.
-
-    Args:
-        on_end: the words of a command that the trainer runs when it has ended.
-
-    Raises:
-        StorageError: its log cannot be written.
-    """
-    for sentence in (record_run(run_dir), logout_warning()):
-        if sentence:
-            log(sentence)
-    return launch(run_dir, variables=variables_of(on_end))
-
-
 def begin(
     config: RunConfig,
     *,
@@ -89,41 +71,6 @@ def begin(
         config = config.changed(memory={"on_oom": "ask"})
     run_dir = prepare(config, command_line=command_line, restart=restart, checked=checked, log=log, progress=progress)
     return run_dir, _reaped(start(run_dir, log))
-
-
-def prepare_to_resume(
-    run_dir: RunDir,
-    changes: Mapping[str, object] | None = None,
-    *,
-    accept_changes: bool = False,
-    log: Log = _silent,
-    progress: Progress | None = None,
-) -> RunState:
-    """Prepare an ended run to be launched again, if its inputs are unchanged; returns the state it was in.
-
-    Args:
-        run_dir: an ended run; a finished one needs a longer length among `changes`.
-        changes: dotted key to the new value, written into the run's configuration.
-        accept_changes: the person accepts changed images, captions or model files.
-        log: called with a sentence for what was dropped, changed or accepted.
-        progress: called with (read, total) images while they are compared.
-
-    Raises:
-        ChangedInputsError: something that it was trained on changed; nothing was written.
-        LoraSmithError: it cannot be resumed.
-    """
-    from engine.runs.compare_inputs import accept, compare
-
-    plan_resume(run_dir, changes)
-    compared = compare(run_dir, progress)
-    changed_inputs = compared.changes if compared is not None else ()
-    if changed_inputs and not accept_changes:
-        raise ChangedInputsError(run_dir, changed_inputs)
-    state = prepare_resume(run_dir, changes=changes, log=log)
-    if compared is not None and changed_inputs:
-        note(run_dir, [f"Accepted: {'; '.join(changed_inputs)}."], log)
-        accept(run_dir, compared)
-    return state
 
 
 def resume(
