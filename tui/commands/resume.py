@@ -9,10 +9,11 @@ import click
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.runs import RunDir, resolve
+from engine.runs.begin import prepare_to_resume
 from engine.text import printable
 from tui.commands.run import print_what_now, show_results
-from tui.shell import begin, foreground, output
 from tui.shell import event_printer as printers
+from tui.shell import foreground, output
 from tui.shell.on_end import parse_command
 
 
@@ -66,7 +67,7 @@ def command(
     changes = _changes(settings)
     if dry_run:
         return _show(run_dir, changes)
-    state = begin.prepare_to_resume(run_dir, changes, accept_changes=accept_changes, log=output.message)
+    state = prepare_to_resume(run_dir, changes, accept_changes=accept_changes, log=output.message)
     output.message(f"{run_dir.path} was {state.state} at step {state.step}; the training continues.")
     return _follow(run_dir, words, detach=detach, as_json=as_json)
 

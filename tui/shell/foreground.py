@@ -13,13 +13,13 @@ from types import FrameType
 from engine.errors import StorageError
 from engine.exit_codes import ExitCode
 from engine.runs import Ending, Event, EventFollower, RunDir, is_locked, prepare_resume, request
+from engine.runs.begin import start
 from engine.runs.events import RunStartedEvent
 from engine.runs.follow import follow, skip_history
 from engine.runs.loggers import wait_for_loggers
 from engine.text import attach_line, printable, resume_line
 from tui.shell import notify, output
 from tui.shell.ask_remedy import ask_for_remedy
-from tui.shell.begin import start
 from tui.shell.event_printer import EventPrinter
 
 REPEAT_SECONDS = 0.5

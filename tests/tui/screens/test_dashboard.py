@@ -424,7 +424,7 @@ async def test_a_resume_that_cannot_be_shows_why(
     def refuse(*_: Any, **__: Any) -> None:
         raise StorageError("Writing it failed: the file system is read-only.", "Choose another place.")
 
-    monkeypatch.setattr("tui.shell.begin.prepare_resume", refuse)
+    monkeypatch.setattr("engine.runs.begin.prepare_resume", refuse)
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "□ stopped" in text(pilot.app))
         await pilot.press("r")
