@@ -14,7 +14,7 @@ FOLDERS = ("engine", "tui", "tests", "tools", "benchmarks")
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 INSTALLED = {"engine/presets"}
 """Paths in the wheel only."""
-OF_OTHERS = {"WANDB_BASE_URL", "YYYYmmddHHMMSS"}
+OF_OTHERS = {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "WANDB_BASE_URL", "YYYYmmddHHMMSS"}
 """Names of other programs, and a form of dates."""
 NAME = re.compile(r"_?[A-Z][A-Za-z]{2,}|_?[A-Z]+_[A-Z_]+")
 """A class or a constant."""

@@ -89,6 +89,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.option("--detach", is_flag=True, help="Return as soon as the training has started.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object per line.")
 @click.option("--dry-run", is_flag=True, help="Check and show everything, train and write nothing.")
+@click.option("--prepare", "prepare_only", is_flag=True, help="Write the run's folder and start nothing: for torchrun.")
 @click.option("--restart", is_flag=True, help="Start over where an unfinished run is; that run is kept.")
 @click.option(
     "--on-oom",

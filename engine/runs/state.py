@@ -109,6 +109,12 @@ def mark_starting(run_dir: RunDir, identity: dict[str, object]) -> None:
     write_record(run_dir.state_path, {**record, "updated": round(time.time(), 3)})
 
 
+def mark_unstarted(run_dir: RunDir) -> None:
+    """Record that a run is prepared, and that this process does not start it."""
+    with storing(run_dir.state_path):
+        run_dir.state_path.unlink(missing_ok=True)
+
+
 def write_exit(run_dir: RunDir, state: str, exit_code: int, step: int, **details: Any) -> None:
     """Write exit.json: the process ended regularly. `details`: code, title, message and hint of an error.
 
@@ -171,6 +177,8 @@ def true_state(run_dir: RunDir) -> RunState:
         return _state({**record, "step": step}, state, detail, exit_code=ending["exit_code"])
     if is_alive(record):
         return _state(record, written if written in LIVE else "starting", f"its trainer is process {record['pid']}")
+    if not record and not run_dir.events_path.exists():
+        return _state(record, "stopped", "it is prepared, and was not started yet")
     record = _with_newest_step(run_dir, record)
     where = record.get("host", text(run_dir.meta.get("host")))
     if where is not None and where != host():

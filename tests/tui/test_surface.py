@@ -16,8 +16,8 @@ LORA = {"-o", "--output", "--dry-run", "--overwrite", "--json"}
 SURFACE = {
     "": {
         "--preset", "--images", "--model", "--name", "--output_dir", "--dataset_config", "--set", "--detach", "--json",
-        "--dry-run", "--restart", "--on-oom", "--on-end", "--early-stop", "--kohya-exact", "--version", "--no-mouse",
-        "--low-bandwidth",
+        "--dry-run", "--prepare", "--restart", "--on-oom", "--on-end", "--early-stop", "--kohya-exact", "--version",
+        "--no-mouse", "--low-bandwidth",
         "--ascii",
     },
     "demo": {"--output_dir", "--set"},

@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from engine.exit_codes import ExitCode
-from engine.runs import RunDir
-from engine.text import printable
+from engine.runs import RunDir, record_run
+from engine.runs.state import mark_unstarted
+from engine.text import printable, shell_line
 from tui.setup import configuration
 from tui.shell import event_printer as printers
 from tui.shell import foreground, output
@@ -30,6 +31,7 @@ def run_preset(
     detach: bool,
     as_json: bool,
     dry_run: bool,
+    prepare_only: bool,
     restart: bool,
     on_oom: str | None,
     early_stop: bool,
@@ -57,6 +59,13 @@ def run_preset(
 
         return show(config, sys.argv[1:], restart=restart)
     run_dir = prepare(config, restart=restart)
+    if prepare_only:
+        mark_unstarted(run_dir)
+        record_run(run_dir)
+        output.message("The run is prepared. Start it on every machine with a launcher (docs/scale.md), or here with:")
+        output.message(f"  {shell_line(['lorasmith', 'resume', str(run_dir.path)])}")
+        output.result(run_dir.path)
+        return ExitCode.DONE
     printer = printers.printer(run_dir, json=as_json)
     code = foreground.train(run_dir, printer, detach=detach, on_end=words)
     if detach and code == ExitCode.DONE:
