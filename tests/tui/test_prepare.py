@@ -12,7 +12,10 @@ from engine.runs import RunDir, true_state
 from tui.main import run
 
 
-def test_it_writes_the_folder_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_writes_the_folder_and_starts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     place = tmp_path / "run"
     assert run(["--preset", "demo", "--output_dir", str(place), "--prepare"]) == 0
     shown = capsys.readouterr()
