@@ -100,8 +100,8 @@ def _frozen() -> Iterator[Any]:
     """Everything that differs between two computers or two days."""
     home = str(PLACE)
     variables = {"HOME": home, "XDG_STATE_HOME": f"{home}/.state", "XDG_CONFIG_HOME": f"{home}/.config",
-                 "XDG_CACHE_HOME": f"{home}/.cache", "LORASMITH_QUEUE": f"{home}/.state/queue", "TERM": "xterm-256color",
-                 "COLORTERM": "truecolor", "LANG": "C.UTF-8"}  # fmt: skip
+                 "XDG_CACHE_HOME": f"{home}/.cache", "LORASMITH_QUEUE": f"{home}/.state/queue",
+                 "TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"}  # fmt: skip
     yield mock.patch.dict(os.environ, variables)
     for name in ("NO_COLOR", "CUDA_VISIBLE_DEVICES", "TZ"):
         os.environ.pop(name, None)
