@@ -28,7 +28,7 @@ HEADROOM = 192 * 2**20
 """Above what a batch of one needs; a batch of 64 needs about twice that."""
 SHORT = (
     "training.max_train_steps=1", "training.num_processes=1", "training.validate_every_n_steps=none",
-    "sampling.sample_every_n_steps=0", "saving.save_every_n_steps=none",
+    "training.max_check_share=0", "sampling.sample_every_n_steps=0", "saving.save_every_n_steps=none",
 )  # fmt: skip
 
 
