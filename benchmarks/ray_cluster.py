@@ -51,7 +51,7 @@ def settings(steps: int) -> list[str]:
     """The demo, short: states every third of it, no samples and no measurements."""
     return [
         "training.num_processes=1", "training.validate_every_n_steps=none", f"training.max_train_steps={steps}",
-        "sampling.sample_every_n_steps=0", "saving.save_every_n_steps=none",
+        "training.max_check_share=0", "sampling.sample_every_n_steps=0", "saving.save_every_n_steps=none",
         f"saving.save_state_every_n_steps={max(1, steps // 3)}",
     ]  # fmt: skip
 

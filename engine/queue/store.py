@@ -51,6 +51,8 @@ class Queue:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.journal = Journal(path / "journal.jsonl")
+        self._cache: dict[str, tuple[tuple[int, int, int], Entry | None]] = {}
+        """Of each file: inode, time and size, and what it held then. Each write makes a new file."""
 
     @property
     def private(self) -> Path:
@@ -81,11 +83,22 @@ class Queue:
         except FileNotFoundError:
             return
         for path in paths:
-            with suppress(OSError, ValueError):  # removed meanwhile, or no entry
-                record = read_json(path, MAX_RECORD, below=self.path)
-                entry = entry_of(record) if isinstance(record, dict) else None
-                if entry is not None and entry.id == path.stem:
+            with suppress(FileNotFoundError):  # removed meanwhile
+                stat = path.lstat()
+                seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                cached = self._cache.get(path.name)
+                entry = cached[1] if cached is not None and cached[0] == seen else self._entry_in(path)
+                self._cache[path.name] = seen, entry
+                if entry is not None:
                     yield entry
+
+    def _entry_in(self, path: Path) -> Entry | None:
+        try:
+            record = read_json(path, MAX_RECORD, below=self.path)
+        except (OSError, ValueError):
+            return None
+        entry = entry_of(record) if isinstance(record, dict) else None
+        return entry if entry is not None and entry.id == path.stem else None
 
     @contextmanager
     def changing(self) -> Iterator[None]:

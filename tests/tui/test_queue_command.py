@@ -72,6 +72,17 @@ def test_a_folder_for_all(queue: Queue, place: Path) -> None:
     assert single[0].config.saving.output_dir == str(place / "out")
 
 
+def test_the_same_run_without_the_queue(queue: Queue) -> None:
+    new, _ = new_entries(
+        ["demo"], ["training.seed=1"], ["training.max_train_steps=5"], images=str(ASSETS / "demo_pictures"), name="a",
+        early_stop=True, kohya_exact=False,
+    )  # fmt: skip
+    assert new[0].command_line == (
+        "lorasmith", "--preset", "demo", "--images", str(ASSETS / "demo_pictures"), "--name", "a", "--early-stop",
+        "--set", "training.max_train_steps=5", "--set", "training.seed=1",
+    )  # fmt: skip
+
+
 def test_presets_of_one_name(queue: Queue, place: Path) -> None:
     for name in ("slow", "fast"):
         (place / f"{name}.toml").write_text((Path(__file__).parents[2] / "presets" / "demo.toml").read_text())

@@ -28,7 +28,7 @@ HEADROOM = 192 * 2**20
 """Above what a batch of one needs; a batch of 64 needs about twice that."""
 SHORT = (
     "training.max_train_steps=1", "training.num_processes=1", "training.validate_every_n_steps=none",
-    "sampling.sample_every_n_steps=0", "saving.save_every_n_steps=none",
+    "training.max_check_share=0", "sampling.sample_every_n_steps=0", "saving.save_every_n_steps=none",
 )  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def small_run(place: Path) -> RunConfig:
     return item.config.changed(saving={"output_dir": str(place / "small")})
 
 
-@pytest.mark.slow  # six trainers, one after the other
+@pytest.mark.soak  # six trainers, one after the other
 @pytest.mark.timeout(900)
 def test_three_files_and_a_reason(place: Path, eventually: Callable[..., None]) -> None:
     small = prepare_run(small_run(place))

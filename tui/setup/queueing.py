@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ def new_entries(
     remarks, new = [], []
     for item, config in zip((item for item in typed if item.config is not None), configs, strict=True):
         try:
-            new.append(checked(config, _command_line(item, config, overrides)))
+            new.append(checked(config, _command_line(item, config, overrides, options)))
         except LoraSmithError as error:
             problems.append((config.saving.output_name, error))
         remarks += configuration.remarks(item.preset, config, name)
@@ -121,10 +121,20 @@ def _named(typed: Sequence[_Typed], output_dir: str | None) -> list[RunConfig]:
     return result
 
 
-def _command_line(item: _Typed, config: RunConfig, overrides: Sequence[str]) -> tuple[str, ...]:
+def _command_line(
+    item: _Typed, config: RunConfig, overrides: Sequence[str], options: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The words that start the same run without the queue."""
+    typed = [
+        word
+        for name, (option, _key) in configuration.OPTIONS.items()
+        if name not in ("name", "output_dir") and options.get(name)
+        for word in (option, str(options[name]))
+    ]
+    flags = [f"--{name.replace('_', '-')}" for name in ("early_stop", "kohya_exact") if options.get(name)]
     settings = [word for setting in (*overrides, *item.values) for word in ("--set", setting)]
-    place = ("--name", config.saving.output_name)
-    return ("lorasmith", "--preset", item.preset, *place, *settings)
+    name = ("--name", config.saving.output_name)
+    return ("lorasmith", "--preset", item.preset, *typed, *name, *flags, *settings)
 
 
 def _clashing(new: Sequence[NewEntry]) -> list[NewEntry]:
