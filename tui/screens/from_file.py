@@ -45,8 +45,8 @@ class FromFile(StepScreen):
             return False
         self._file = Path(file)
         count = self.draft.get("training.max_train_epochs") or 0
-        words = ngettext("New run, {0} epoch more, from {1}", "New run, {0} epochs more, from {1}", count)
-        self.set_message(words.format(count, printable(self._file.name)))
+        words = ngettext("{0} epoch more from {1}", "{0} epochs more from {1}", count)
+        self.set_message(words.format(count, printable(self._file.stem)))
         return True
 
     def retreat(self) -> None:

@@ -302,7 +302,7 @@ async def test_training_on_takes_settings_and_file_into_the_wizard(
         config = app.draft.config()
         assert config.saving.output_name == "robot-2" and config.saving.output_dir == ""
         assert config.trigger == "robot" and config.training.max_train_epochs == 3
-        await until(pilot, lambda: "New run, 3 epochs more, from robot-step00000020.safet" in text(app))
+        await until(pilot, lambda: "3 epochs more from robot-step00000020" in text(app))
         await until(pilot, lambda: isinstance(app.focused, FieldList))
         await pilot.press("slash", *"trigger")
         await until(
