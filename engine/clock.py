@@ -24,7 +24,7 @@ def now() -> float:
         return seconds
     except (ValueError, OverflowError, OSError) as error:
         raise UsageError(
-            f"The environment variable SOURCE_DATE_EPOCH is {fixed!r}, which is no time in whole seconds.",
+            f"The environment variable SOURCE_DATE_EPOCH is {fixed!r}, which is not a time in whole seconds.",
             "Give it the seconds since 1970, or unset it.",
             code="clock-not-possible",
         ) from error

@@ -121,7 +121,9 @@ def size_text(size: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds "3:05", or with hours "1:02:03"."""
+    """ "5 s", "3 min 5 s", "1 h 2 min": the two largest units."""
     total = max(0, round(seconds))
     hours, minutes = divmod(total // 60, 60)
-    return f"{hours}:{minutes:02d}:{total % 60:02d}" if hours else f"{minutes}:{total % 60:02d}"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {total % 60} s" if minutes else f"{total} s"

@@ -78,7 +78,7 @@ def _checked(path: Path, base: str | None, key: str, hint: str, refuse: Callable
     where = f"{key}: {printable(path)}"
     if lora is None:
         raise ModelError(
-            f"{where} is no LoRA, but {looks_like(header) or 'a file of an unknown kind'}.", hint, code="not-a-lora"
+            f"{where} is not a LoRA, but {looks_like(header) or 'a file of an unknown kind'}.", hint, code="not-a-lora"
         )
     if base is not None and lora.base not in (UNKNOWN, base):
         raise ModelError(

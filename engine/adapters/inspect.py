@@ -109,7 +109,7 @@ def inspect_lora(path: Path) -> LoraReport:
     if lora is None:
         other = looks_like(header) or "its tensors have names of no known LoRA format"
         raise ModelError(
-            f"{printable(path)} is no LoRA: {other if other.startswith('its') else f'it is {other}'}.",
+            f"{printable(path)} is not a LoRA: {other if other.startswith('its') else f'it is {other}'}.",
             "inspect reads LoRAs, LoHas, LoKrs and their relatives in the names of Kohya, diffusers, ComfyUI, "
             "OneTrainer, OMI and XLabs.",
             code="not-a-lora",

@@ -34,7 +34,7 @@ def check_usable(path: Path, base: str | None, log: Callable[[str], object] = la
     lora = recognise_format(header.shapes, header.metadata)
     if lora is None:
         raise ModelError(
-            f"{printable(path)} is no LoRA, but {looks_like(header) or 'a file of an unknown kind'}.",
+            f"{printable(path)} is not a LoRA, but {looks_like(header) or 'a file of an unknown kind'}.",
             "`lorasmith inspect FILE` shows more.",
             code="not-a-lora",
         )

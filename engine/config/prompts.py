@@ -122,7 +122,7 @@ def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
             log(f"The prompt file {path}: {key} has no effect; what counts is [prompt] and [[prompt.subset]].")
         subsets = table.pop("subset") if isinstance(table, dict) else None
         if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):
-            raise _NoPrompts("prompt is no table, or prompt.subset no list of tables")
+            raise _NoPrompts("prompt is not a table, or prompt.subset not a list of tables")
         return [{**table, **subset} for subset in subsets]
     except OSError as error:
         raise UsageError(
@@ -223,7 +223,7 @@ def _prompt(
         raise
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(
-            f"A sample prompt has a value that is no number, or out of range: {entry!r} ({error}).",
+            f"A sample prompt has a value that is not a number or is out of range: {entry!r} ({error}).",
             "Correct it in sampling.sample_prompts.",
             code="prompt-value-not-possible",
         ) from None

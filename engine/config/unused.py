@@ -25,6 +25,8 @@ _OF_SCHEDULES: Mapping[str, tuple[str, ...]] = {
     "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
 }
 """The schedules that read a setting."""
+AUTOMATIC_VALIDATION = "images that are set aside automatically are measured with each saved file"
+"""Why an interval has no effect; a run in which none are set aside leaves the note out."""
 _WITHOUT_ARGUMENTS = ("constant", "adafactor")
 _SAMPLE_KEYS = ("sample_prompts", "sample_sampler", "sample_steps", "sample_scale", "sample_seed")
 
@@ -80,7 +82,7 @@ def _length_and_rates(config: RunConfig) -> Iterator[_Reason]:
     dataset = config.dataset
     intervals = ("training.validate_every_n_epochs", "training.validate_every_n_steps")
     if config.sets_aside:
-        yield intervals, "images that are set aside automatically are measured with each saved file"
+        yield intervals, AUTOMATIC_VALIDATION
     elif dataset.validation_split == 0 and not (dataset.validation_data_dir or dataset.dataset_config):
         yield intervals, "no validation images are set (validation_data_dir or validation_split)"
     elif training.validate_every_n_steps is not None:

@@ -146,7 +146,7 @@ class StepPlan:
         parts = [plural(count, "process"), str(size), *([str(times)] if times > 1 else [])]
         return (
             f"Each step trains up to {count * size * times} images ({' × '.join(parts)}). A learning rate that was "
-            f"chosen for one process is safe here and learns less an epoch; with Adam up to {math.sqrt(count):.2g} "
+            f"chosen for one process is safe here and learns less per epoch; with Adam up to {math.sqrt(count):.2g} "
             "times as much is possible."
         )
 

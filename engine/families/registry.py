@@ -148,7 +148,7 @@ def _unknown_file(path: Path, titles: str) -> ModelError:
     likeness, where, hint = likeness_of(read_header(path)), printable(path), f"Supported: {titles}."
     if likeness is None:
         return ModelError(
-            f"{where} is no supported model: its tensor names fit none.", hint, code="model-not-recognised"
+            f"{where} is not a supported model: its tensor names match none.", hint, code="model-not-recognised"
         )
     if likeness.sort == "lora":
         return ModelError(f"{where} is {likeness.words}.", hint, code="model-is-lora")

@@ -143,7 +143,7 @@ class Quantizer:
             f"{self._values * dtype.itemsize / 2**30:.2f} GiB of weights."
         )
         if self._counts["not quantised"]:
-            log(f"A layer is not quantised where its width is no multiple of {BLOCK}.")
+            log(f"A layer is not quantised where its width is not a multiple of {BLOCK}.")
         if self._precision in STORED_AS:
             log(
                 "Products are in 8 bits in both directions, which rounds activations and gradients too; "

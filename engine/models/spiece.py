@@ -55,7 +55,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         if kind == _BYTES:
             size, place = _varint(data, place)
         if size is None or place + size > len(data):
-            raise ValueError("it is no protocol-buffer message")
+            raise ValueError("it is not a protocol-buffer message")
         yield key >> 3, data[place : place + size]
         place += size
 

@@ -73,7 +73,8 @@ def _check_length(path: Path, value: Any) -> None:
 def _check_ids(path: Path, vocabulary: Any, vocab_size: int | None) -> None:
     numbers = vocabulary.values() if isinstance(vocabulary, dict) else ("none",)
     if not set(map(type, numbers)) <= {int} or min(numbers, default=0) < 0:
-        raise ModelError(f"{printable(path)} is no table of tokens and their numbers.", _FETCH, code="tokenizer-wrong")
+        message = f"{printable(path)} is not a table of tokens and their numbers."
+        raise ModelError(message, _FETCH, code="tokenizer-wrong")
     largest = max(numbers, default=0)
     if vocab_size is not None and largest >= vocab_size:
         raise ModelError(
@@ -92,5 +93,5 @@ def _check_tokenizer_json(path: Path, table: dict[str, Any], vocab_size: int | N
     _check_ids(path, vocabulary, vocab_size)
     added = table.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        raise ModelError(f"{printable(path)}: added_tokens is no list of tokens.", _FETCH, code="tokenizer-wrong")
+        raise ModelError(f"{printable(path)}: added_tokens is not a list of tokens.", _FETCH, code="tokenizer-wrong")
     _check_ids(path, {str(number): token.get("id") for number, token in enumerate(added)}, vocab_size)

@@ -64,9 +64,10 @@ class CheckPlan:
     def text(self) -> str:
         """One sentence with the figures."""
         everyday = f", and on {plural(self.scope.everyday, 'everyday sample')}" if self.scope.everyday else ""
+        validation = f"{self.scope.validation} validation and " if self.scope.validation else ""
         times = {1: "once", 2: "twice"}.get(len(self.steps), f"{len(self.steps)} times")
         return (
-            f"The weights are measured {times}, on {self.scope.validation} validation and "
+            f"The weights are measured {times}, on {validation}"
             f"{plural(self.scope.training, 'training image')} at {plural(self.scope.points, 'timestep')}{everyday}; "
             f"this adds about {self.share * 100:.1f} % to the time of the steps (training.max_check_share)."
         )

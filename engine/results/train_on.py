@@ -81,6 +81,7 @@ def new_run(run_dir: RunDir, file: StartFile) -> dict[str, Any]:
 
 def values_of(config: RunConfig, file: StartFile) -> dict[str, Any]:
     """Like `new_run`, without the name and folder of the new run."""
+    from engine.config import RunConfig
     from engine.config.change import LENGTH_KEYS, LIVE_KEYS
     from engine.config.changes import effective_config
 
@@ -96,6 +97,7 @@ def values_of(config: RunConfig, file: StartFile) -> dict[str, Any]:
         **own_ranks,
         "training.changes": [],
         "training.max_train_epochs": EPOCHS_MORE,
+        "training.max_train_steps": RunConfig().training.max_train_steps,  # only one length counts
         "network.network_weights": str(file.path),
     }
 

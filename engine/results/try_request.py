@@ -125,8 +125,8 @@ def read_strength(text: str) -> float:
         value = LIMIT * 2
     if not -LIMIT <= value <= LIMIT:  # also a NaN
         raise UsageError(
-            f"{printable(text.strip()) or 'Nothing'} is no strength.",
-            f"A number from -{LIMIT:g} to {LIMIT:g}: 0.8.",
+            f"{printable(text.strip()) or 'Nothing'} is not a strength.",
+            f"Enter a number from -{LIMIT:g} to {LIMIT:g}, such as 0.8.",
             code="strength-invalid",
         )
     return value

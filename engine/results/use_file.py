@@ -34,7 +34,7 @@ def require_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise UsageError(
-            f"{printable(folder)} is no folder.",
+            f"{printable(folder)} is not a folder.",
             "Name the folder where your program looks for LoRA files, or a file in it that ends in .safetensors.",
             code="output-not-a-folder",
         )

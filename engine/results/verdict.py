@@ -169,8 +169,8 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
         return Verdict("undertrained", tuple(reasons), score=score)
     last = top == len(run) - 1 and not faults(run[top])
     if last and (speed := _speed(run, top)) is not None and speed > STILL_LEARNING:
-        pace = "as fast as on average" if speed >= FULL_SPEED else f"at {percent(speed)} of its average speed"
-        reasons.append(f"The run was still learning at its end, {pace}.")
+        pace = "no slower than on average" if speed >= FULL_SPEED else f"at {percent(speed)} of its average speed"
+        reasons.append(f"The run was still learning when it ended, {pace}.")
         return Verdict("undertrained", tuple(reasons), score=score)
     return Verdict("good", tuple(reasons), _missing(measures), score)
 

@@ -200,9 +200,8 @@ def make(project: Project, *, earlier: Path | None = None, progress: Progress | 
                 _rename_own(project, reg_own, None)
             pairs += _pairs(reg_sources, reg_own)
             roots.append(project.regularizing)
-        project.results.mkdir(parents=True, exist_ok=True)
         if project.txt2img:
-            (project.path / "txt2img-images").mkdir(exist_ok=True)
+            (project.path / "txt2img-images").mkdir(parents=True, exist_ok=True)
         intakes, unreadable = _take_in(project, (carried, pairs), progress)
     return CreatedProject(
         values(project, imported=imported, numbered=numbered, reg_numbered=reg_numbered),

@@ -43,7 +43,7 @@ class _ModelFolder:
             config = read_json(path / "config.json")
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"{where} is no folder of a {title} model: its config.json is missing or cannot be read.",
+                f"{where} is not a folder of a {title} model: its config.json is missing or cannot be read.",
                 "Name the folder that holds config.json and model.safetensors, as transformers saves a model.",
                 code="not-an-embedder-folder",
             ) from error

@@ -30,9 +30,10 @@ def teller(tmp_path: Path) -> EventPrinter:
 
 
 def test_the_loss_before_and_after(teller: EventPrinter) -> None:
-    assert summary(teller, 75) == ["Validation loss: 0.4000 at step 0 -> 0.2000 at step 100 (-50 %)", "Time: 1:15"]
+    loss = "Validation loss: 0.4000 at step 0 -> 0.2000 at step 100 (-50 %)"
+    assert summary(teller, 75) == [loss, "Time: 1 min 15 s"]
     teller.validations.clear()
-    assert summary(teller, 75) == ["Time: 1:15"]
+    assert summary(teller, 75) == ["Time: 1 min 15 s"]
 
 
 def test_images_before_and_after_on_a_terminal(

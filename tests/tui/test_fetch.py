@@ -90,4 +90,4 @@ def test_ctrl_c_keeps_what_has_come(hub: FakeHub, place: Path) -> None:
 
 def test_a_line_of_progress() -> None:
     line = progress_line(Progress("unet/x.safetensors", 3 * 2**29, 3 * 2**30, 2**28))
-    assert line == "1.5 GiB of 3.0 GiB (50 %), 256.0 MiB/s, 0:06 left, unet/x.safetensors"
+    assert line == "1.5 GiB of 3.0 GiB (50 %), 256.0 MiB/s, 6 s left, unet/x.safetensors"

@@ -119,7 +119,7 @@ def _similarities(assessment: Assessment, similarity: Similarity) -> Iterator[st
     for name, *cells in rows:
         right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         yield "  ".join((name.ljust(widths[0]), *right))
-    yield _("These figures are no part of the verdicts.")
+    yield _("These figures do not count in the verdicts.")
 
 
 def _table(assessment: Assessment) -> Iterator[str]:

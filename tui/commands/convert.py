@@ -51,7 +51,7 @@ def command(file: str, target: str | None, as_json: bool) -> int:
         if path.suffix.lower() == ".toml":
             load_config(path)  # reports where it is no TOML
         raise UsageError(
-            f"{printable(path)} is no configuration of Kohya's scripts or of another trainer that is known here.",
+            f"{printable(path)} is not a configuration of Kohya's scripts or of another trainer that is known here.",
             "A preset of this program needs no conversion.",
             code="no-kohya-file",
         )

@@ -33,11 +33,21 @@ def command(file: str, as_json: bool) -> int:
     return ExitCode.BAD_DATA if report.problems else ExitCode.DONE
 
 
+def _base(report: LoraReport) -> str:
+    """The model that it is for; where names and shapes do not show it, the one of the metadata."""
+    if report.base != "unknown":
+        return report.base
+    version, name = (report.metadata.get(key, "") for key in ("ss_base_model_version", "ss_sd_model_name"))
+    if not (version or name):
+        return "a model of unknown kind or size"
+    both = f"{version} ({name})" if version and name else version or name
+    return f"{both} according to its metadata"
+
+
 def _lines(report: LoraReport) -> Iterator[str]:
     from engine.adapters.formats import with_article
 
-    base = "a model of unknown kind or size" if report.base == "unknown" else report.base
-    yield f"{report.path}: {with_article(report.kind)} for {base}, {report.size / 2**20:.1f} MiB"
+    yield f"{report.path}: {with_article(report.kind)} for {_base(report)}, {report.size / 2**20:.1f} MiB"
     if len(report.kinds) > 1:
         yield "kinds: " + ", ".join(f"{kind} ({count})" for kind, count in report.kinds.items())
     if report.maker:

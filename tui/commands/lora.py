@@ -158,7 +158,7 @@ def weighted(text: str) -> tuple[str, float]:
         weight = math.nan
     if not math.isfinite(weight):
         raise UsageError(
-            f"{printable(text)}: {printable(end)!r} is no weight.", "Write FILE=0.8.", code="weight-not-a-number"
+            f"{printable(text)}: {printable(end)!r} is not a weight.", "Write FILE=0.8.", code="weight-not-a-number"
         )
     return name, weight
 

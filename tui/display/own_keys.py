@@ -84,7 +84,7 @@ def _unknown(keys: Mapping[str, tuple[str, str]], names: set[str]) -> Iterator[P
             yield Problem(where, subject, "there is no such action.", hint)
         parts = key.split("+") if key != "+" else [key]
         if not all(part in MODIFIERS for part in parts[:-1]) or not (len(parts[-1]) == 1 or parts[-1] in _NAMED):
-            yield Problem(where, subject, f"{key!r} is no key.", "Write it like s, f5, ctrl+s or alt+left.")
+            yield Problem(where, subject, f"{key!r} is not a key.", "Write it like s, f5, ctrl+s or alt+left.")
 
 
 def _rebound(kind: type[DOMNode], wanted: Wanted) -> BindingsMap:

@@ -188,6 +188,11 @@ class CaptionsScreen(CaptionChanges):
         elif self.shown is not None:
             self.query_one(CaptionList).position = self.shown
 
+    @on(CaptionList.NoMatch)
+    def _show_none(self) -> None:
+        if self._save():
+            self.card.show_none()
+
     def _show(self, place: int) -> None:
         """Image and caption of another image."""
         assert self.book is not None

@@ -23,6 +23,7 @@ from engine.runs.history import SavedFile
 from engine.runs.remarks import Remarks, read_remarks, write_remarks
 from engine.text import plural, printable
 from tui.screens.base import BaseScreen
+from tui.screens.from_file import begin_from_file
 from tui.screens.steps import STEPS
 from tui.setup.names import free_name
 from tui.setup.recent import models_folder, record_models_folder
@@ -227,6 +228,7 @@ class FileActions(BaseScreen):
         draft = self.smith.draft
         draft.start_over(values, preset=str(self.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]
+        begin_from_file(draft, Path(values["network.network_weights"]))
         self.smith.go_to("parameters")
 
 

@@ -15,11 +15,11 @@ from textual.widgets import Button, Checkbox, Input, Select, Static
 
 from engine.dataset.scan import default_repeats
 from engine.errors import LoraSmithError, UsageError
-from engine.text import plural, printable
+from engine.text import printable
 from tui.screens.trigger_word import TriggerWord
 from tui.setup.folder_entries import Entries, configured
 from tui.text.fields import with_titles
-from tui.text.folders import FIELD_HELP, plan_text, summary_text
+from tui.text.folders import FIELD_HELP, overview_lines, plan_text, summary_text
 from tui.texts import _
 from tui.watching.progress import WorkerStopped, throttled
 from tui.widgets.buckets import BucketChart
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from engine.config import RunConfig
     from engine.dataset.overview import Overview
+    from tui.setup.names import Occupied
 
 PAUSE = 0.4
 """Seconds without a key before the folder is read."""
@@ -75,11 +76,10 @@ class FoldersScreen(TriggerWord):
 
     @dataclass
     class PlaceRead(Message):
-        """Which run is already where the new one goes; empty: none."""
+        """Which run is already where the new one goes."""
 
         path: Path
-        sentence: str
-        needs_decision: bool
+        occupied: Occupied
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,6 +126,9 @@ class FoldersScreen(TriggerWord):
         """Problems of the fields, then of the images."""
         entries = self.entries
         yield from entries.problems(self.configured)
+        there = self._occupied_by(entries)
+        if there is not None and there.is_live:
+            yield there.sentence
         trial = self._trial(entries)
         if isinstance(trial, LoraSmithError):
             yield with_titles(str(trial))
@@ -155,9 +158,9 @@ class FoldersScreen(TriggerWord):
     def _read_place(self, path: Path) -> None:
         from engine.runs import RunDir
         from engine.runs.layout import CURRENT
-        from tui.setup.names import occupied_text
+        from tui.setup.names import occupied
 
-        self.post_message(self.PlaceRead(path, *occupied_text(RunDir(path / CURRENT))))
+        self.post_message(self.PlaceRead(path, occupied(RunDir(path / CURRENT))))
 
     @on(PlaceRead)
     def _show_place(self, event: PlaceRead) -> None:
@@ -166,7 +169,12 @@ class FoldersScreen(TriggerWord):
 
     @on(ProjectForm.DemoLeft)
     def _report_cleared(self) -> None:
-        self.answer(_("The demo's repeats and validation images are cleared."))
+        self.answer(_("Import, trigger, repeats and validation images are no longer the demo's."))
+
+    def _occupied_by(self, entries: Entries) -> Occupied | None:
+        """Which run is where this project's would go; None until that is read."""
+        there = self._occupied
+        return there.occupied if there is not None and there.path == entries.project().path else None
 
     def _show_plan(self) -> None:
         """Show which folders will be made, or why that is impossible."""
@@ -174,14 +182,14 @@ class FoldersScreen(TriggerWord):
         plan = self.query_one("#plan", Static)
         overview = self._seen if self._seen is not None and not isinstance(self._seen, LoraSmithError) else None
         count = len(overview.images) if overview is not None else 0
-        computed = ""
-        if entries.num_repeats is None and overview is not None and entries.source:
+        repeats, computed = "", ""
+        if not entries.repeats and overview is not None and entries.source:
             if overview.numbered:
                 computed = _("as the folders are named")
             else:
-                repeats = default_repeats(count)
-                computed = _("{0} = 400 / {1}").format(repeats, plural(count, _("image")))
-        self.query_one(ProjectForm).set_repeats(computed)
+                number = default_repeats(count)
+                repeats, computed = str(number), _("{0} views per epoch").format(number * count)
+        self.query_one(ProjectForm).set_repeats(repeats, computed)
         problem = next(iter(entries.problems(self.configured)), None)
         plan.set_class(problem is not None and bool(entries.name and entries.source), "error")
         plan.set_class(False, "warning")
@@ -193,9 +201,9 @@ class FoldersScreen(TriggerWord):
         elif problem is not None:
             plan.update(f"✗ {problem}")
         else:
-            project, there = entries.project(), self._occupied
+            project, there = entries.project(), self._occupied_by(entries)
             text = plan_text(project, count, overview is not None and overview.numbered)
-            if there is not None and there.path == project.path and there.sentence:
+            if there is not None and there.sentence:
                 text += f"\n{'! ' if there.needs_decision else ''}{there.sentence}"
                 plan.set_class(there.needs_decision, "warning")
             plan.update(text)
@@ -287,7 +295,7 @@ class FoldersScreen(TriggerWord):
             summary.update(summary_text(seen))
             self.query_one(BucketChart).show(seen.buckets)
             self.query_one(Thumbnails).show([(image.path, f"{image.width}×{image.height} px") for image in seen.images])
-            lines = seen.lines()
+            lines = overview_lines(seen)
         self.query_one("#preview").display = bool(lines)
         self.query_one("#findings").display = bool(lines)
         self.query_one("#lines", Static).update("\n".join(lines))

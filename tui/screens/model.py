@@ -175,6 +175,8 @@ class ModelScreen(StepScreen):
         if not self.model:
             yield _("Enter a model, or choose one below.")
         elif self._current is not None and self._current.trouble is not None:
+            self.query_one("#model", PathInput).action_close_list()
+            self._show(self._current)  # the reason is hidden while the list is open
             yield _("This cannot be used; see above.")
 
     @property

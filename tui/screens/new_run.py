@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,15 +45,34 @@ class NewRuns(RunActions):
             answers = {"on": _("Continue at {0}").format(step), "start_over": _("Discard it and start over")}
             question = _("You have an unfinished setup: {0}").format(name)
         else:
-            answers = {"on": _("With the settings of {0}").format(name), "start_over": _("Start over")}
+            answers = {"on": _("With the settings of {0}").format(name), "start_over": _("Start from scratch")}
             question = _("A new run")
         self.app.push_screen(AskScreen(question, answers), self._begin)
 
     def _begin(self, answer: str | None) -> None:
+        draft = self.smith.draft
         if answer == "start_over":
-            self.smith.draft.start_over()
+            draft.start_over()
+        elif answer == "on" and not draft.unfinished:
+            self._take_free_name()
         if answer is not None:
-            self.smith.go_to(self.smith.draft.step)
+            self.smith.go_to(draft.step)
+
+    def _take_free_name(self) -> None:
+        """The settings of the run that was started last, under the next free name, with its trigger word."""
+        from tui.setup.folder_entries import Entries
+
+        draft = self.smith.draft
+        entries = Entries.from_draft(draft)
+        name = self._free_name(entries.name, Path(entries.place))
+        replace(entries, name=name, trigger=entries.word).store(draft)
+        draft.done = [step.name for step in STEPS[:-1]]
+        draft.step = "folders"
+
+    def _free_name(self, name: str, place: Path) -> str:
+        """The first of the following names that no known run and no file in `place` has."""
+        names = {known.name for known in (self.runs or {}).values()}
+        return free_name(name, lambda name: name in names or (place / name).exists())
 
     def action_file(self) -> None:
         """A new run with the settings of a file."""
@@ -102,8 +122,7 @@ class NewRuns(RunActions):
             self.smith.show_error(error)
             return
         draft = self.smith.draft
-        names = {known.name for known in (self.runs or {}).values()}
-        name = free_name(config.saving.output_name, lambda name: name in names or Path(name).exists())
+        name = self._free_name(config.saving.output_name, Path())
         values = {"saving.output_dir": "", "saving.output_name": name, **trigger}
         draft.start_over(values, preset=str(run.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]

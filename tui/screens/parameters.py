@@ -22,7 +22,7 @@ from engine.config.change import read_change
 from engine.config.form import fields, form, value_text
 from engine.errors import LoraSmithError
 from engine.text import listing, printable
-from tui.screens.step import StepScreen
+from tui.screens.from_file import FromFile
 from tui.setup.demo import DEMO, is_demo
 from tui.setup.draft import CHANGES, STEP_OF
 from tui.setup.forecast import Forecaster
@@ -52,7 +52,7 @@ class Search(TextInput):
     ]
 
 
-class ParametersScreen(StepScreen):
+class ParametersScreen(FromFile):
     """Shows the form, and recomputes steps, epochs, time and disk after each edit."""
 
     STEP = "parameters"
@@ -128,7 +128,7 @@ marked *rough* when it is only computed from the GPU's speed.
         notice = self.draft.take_notice()
         if notice:
             self.set_message(printable(notice), kind="warning")
-        elif count := len(self.draft.get(CHANGES)):
+        elif not self.show_origin() and (count := len(self.draft.get(CHANGES))):
             words = ngettext("Repeats {0} change made in training.", "Repeats {0} changes made in training.", count)
             self.set_message(words.format(count))
 

@@ -133,6 +133,10 @@ class StepScreen(BaseScreen):
         if self.left_full():
             return
         self.store()
+        self.retreat()
+
+    def retreat(self) -> None:
+        """Go to the step before; the first step leads to the list of runs."""
         place = position(self.STEP)
         self.smith.go_to(STEPS[place - 1].name if place else None, back=True)
 

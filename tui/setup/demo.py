@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 """The preset, and the name of the run."""
+DEMO_TRIGGER = "smithy"
+"""The trigger word in the captions of its images."""
 DEMO_BASE = str(ASSETS / "demo_base")
 DEMO_IMAGES, DEMO_VALIDATION = str(ASSETS / "demo_pictures"), str(ASSETS / "demo_heldout")
 _BEFORE = "model.before_demo"

@@ -269,7 +269,7 @@ class Draft:
             table, _, name = key.partition(".")
             if name not in valid.get(table, ()):
                 del self.values[key]
-                self.note(f"{key} is no setting of this version and was dropped.")
+                self.note(f"{key} is not a setting of this version and was dropped.")
 
     def start_over(self, values: Mapping[str, Any] | None = None, preset: str = FIRST_PRESET) -> None:
         """Reset everything, or take over the values of another run."""

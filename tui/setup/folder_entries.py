@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from engine.errors import LoraSmithError
 from engine.runs.project import CreatedProject, Project, Regularization, TakeIn, values
-from tui.setup.demo import DEMO, DEMO_IMAGES, DEMO_VALIDATION, is_demo
+from tui.setup.demo import DEMO, DEMO_IMAGES, DEMO_TRIGGER, DEMO_VALIDATION, is_demo
 from tui.texts import _
 
 if TYPE_CHECKING:
     from tui.setup.draft import Draft
 
+TRIGGER_WORD, NAME = _("the trigger word"), _("the name")
+"""What `Entries.trial` has instead of them."""
 _SHARE = re.compile(r"(\d+(?:[.,]\d+)?)\s*%")
 _MADE = "folders.made"
 """In the draft's extras: what `make` has made, from which entries."""
@@ -52,7 +54,7 @@ class Entries:
         }
         if stored.get("take_in") not in get_args(TakeIn):
             stored.pop("take_in", None)
-        trigger = draft.get("dataset.class_tokens") or ""
+        trigger = _trigger(draft)
         if stored.get("source") or stored.get("name"):
             return cls(**cast("dict[str, Any]", {**stored, "trigger": stored.get("trigger") or trigger}))
         name = draft.get("saving.output_name") or ""
@@ -75,14 +77,25 @@ class Entries:
 
     def with_demo(self) -> Entries:
         """The images that come with the program, left where they are."""
-        demo = {
-            "name": self.name or DEMO,
-            "trigger": self.trigger or "smithy",
-            "source": DEMO_IMAGES,
-            "validation": DEMO_VALIDATION,
-            "take_in": "leave",
-        }
-        return Entries(**{**asdict(self), **demo})
+        return replace(
+            self,
+            name=self.name or DEMO,
+            trigger=self.trigger or DEMO_TRIGGER,
+            source=DEMO_IMAGES,
+            validation=DEMO_VALIDATION,
+            take_in="leave",
+        )
+
+    def without_demo(self) -> Entries:
+        """What was typed; the defaults for what the demo's images came with."""
+        return replace(
+            self,
+            name="" if self.name in (DEMO, DEMO_TRIGGER) else self.name,
+            trigger="" if self.trigger == DEMO_TRIGGER else self.trigger,
+            validation="" if self.validation == DEMO_VALIDATION else self.validation,
+            take_in=Entries.take_in,
+            repeats="",
+        )
 
     @property
     def word(self) -> str:
@@ -143,8 +156,8 @@ class Entries:
             "dataset__reg_data_dir": self.reg_source if self.regularize and self.reg_source else None,
             "dataset__validation_data_dir": self.validation if self.validation and share is None else None,
             "dataset__validation_split": share,
-            "dataset__class_tokens": _("the trigger word") if self.trigger else None,
-            "saving__output_name": _("the name"),
+            "dataset__class_tokens": TRIGGER_WORD if self.trigger else None,
+            "saving__output_name": NAME,
             "saving__output_dir": "",
         }
 
@@ -200,6 +213,14 @@ class Entries:
 def configured(draft: Draft) -> str:
     """The dataset configuration that the draft began with; a folder that is named in the step replaces it."""
     return str(draft.values.get("dataset.dataset_config") or draft.base().dataset.dataset_config or "")
+
+
+def _trigger(draft: Draft) -> str:
+    """The trigger word of the settings; the demo's only with the demo's images."""
+    word = str(draft.get("dataset.class_tokens") or "")
+    source = draft.extras.get("folders.source") or draft.get("dataset.train_data_dir") or DEMO_IMAGES
+    is_preset = draft.preset == DEMO and "dataset.class_tokens" not in draft.values
+    return "" if is_preset and source != DEMO_IMAGES else word
 
 
 def _stored(name: str) -> str:

@@ -46,9 +46,9 @@ class Forecast:
 
     def line(self) -> str:
         """Steps, epochs, time, disk."""
-        time = _("about {0}").format(duration(self.seconds)) if self.seconds is not None else _("time unknown")
         length = f"{plural(self.plan.max_train_steps, 'step')} = {plural(self.plan.epochs, 'epoch')}"
-        return _("{0} · {1} · disk about {2}").format(length, time, size_text(self.need.total))
+        time = [_("about {0}").format(duration(self.seconds))] if self.seconds is not None else []
+        return " · ".join([length, *time, _("disk about {0}").format(size_text(self.need.total))])
 
     def source(self) -> str:
         """Where the time comes from."""

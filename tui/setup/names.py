@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from engine.runs import RunDir, true_state
 from tui.texts import _
@@ -22,15 +23,26 @@ def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
     return following
 
 
-def occupied_text(run_dir: RunDir) -> tuple[str, bool]:
-    """What a start does to the run that is there already, and whether it needs a decision; empty where none is.
-    Reads files: call it in a worker."""
+@dataclass(frozen=True)
+class Occupied:
+    """What a start does to the run that is there already."""
+
+    sentence: str = ""
+    """Empty: there is none."""
+    needs_decision: bool = False
+    is_live: bool = False
+    """No other run can start there."""
+
+
+def occupied(run_dir: RunDir) -> Occupied:
+    """Which run is in a directory already. Reads files: call it in a worker."""
     if not run_dir.is_run:
-        return "", False
+        return Occupied()
     state = true_state(run_dir)
     if state.live:
-        return _("A run of this name is training now: choose another name, or watch it from the list of runs."), True
+        words = _("A run of this name is training now: choose another name, or watch it from the list of runs.")
+        return Occupied(words, needs_decision=True, is_live=True)
     if state.state == "finished" or not state.step:
-        return _("An earlier run of this name is there. It is kept next to the new one, as results_<time>."), False
+        return Occupied(_("An earlier run of this name is there. It is kept next to the new one, as results_<time>."))
     words = _("An unfinished run of this name is there ({0}, step {1}): the start asks whether to continue it.")
-    return words.format(state.state, state.step), True
+    return Occupied(words.format(state.state, state.step), needs_decision=True)

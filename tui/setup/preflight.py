@@ -91,6 +91,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.adapters.written_names import check_key_format
     from engine.config.loggers import used_loggers
     from engine.config.optimizers import check_training
+    from engine.config.unused import AUTOMATIC_VALIDATION
     from engine.dataset.caption_check import check_captions
     from engine.estimate.disk import estimate
     from engine.families.registry import recognise
@@ -117,6 +118,8 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     prompts = run.prompts(notes.append)
     precision = _precision(config, notes)
     images, plan = _images(run, progress)
+    if not images.validation_subsets:
+        notes = [note for note in notes if AUTOMATIC_VALIDATION not in note]
     captions = check_captions(config, images, run.recognition)
     need = estimate(run, plan, len(prompts))
     place = next(path for path in (directory, *directory.parents) if path.exists())

@@ -11,7 +11,7 @@ from engine.errors import LoraSmithError, ModelError, UsageError
 from engine.text import plural, printable, size_text
 from tui.screens.steps import STEPS, position
 from tui.setup.draft import CHANGES, STEP_OF, Draft
-from tui.setup.names import occupied_text
+from tui.setup.names import occupied
 from tui.setup.user_config import effective_defaults
 from tui.text.fields import KEY, change_text
 from tui.text.layers import layer_lines
@@ -124,7 +124,7 @@ def gather(
         unfinished = (run_dir, state)
     forecast = forecaster.forecast_of(checked.run, checked.plan, checked.need, checked.prompts, checked.images)
     usual = frozenset(_changes(preset, checked.recognition) if preset is not None else ())
-    earlier = occupied_text(run_dir)[0] if unfinished is None else ""
+    earlier = occupied(run_dir).sentence if unfinished is None else ""
     return Report(
         checked,
         forecast,
@@ -270,6 +270,10 @@ def could_set_aside(report: Report) -> bool:
 def _set_aside(report: Report) -> list[str]:
     if set_aside_automatically(report):
         return [_("v: train on these as well; then no validation loss is measured.")]
+    if report.preflight.config.sets_aside:
+        from engine.dataset.auto_validation import FEWEST_IMAGES
+
+        return [_("No validation images: {0} images or more are needed for that.").format(FEWEST_IMAGES)]
     return [_("v: set a few images aside for validation.")] if could_set_aside(report) else []
 
 

@@ -27,7 +27,7 @@ def editor(environment: Mapping[str, str] = os.environ) -> list[str]:
             words = shlex.split(environment.get(variable, ""))
         except ValueError as error:
             raise UsageError(
-                _("The environment variable {0} is no command: {1}.").format(variable, error),
+                _("The environment variable {0} is not a command: {1}.").format(variable, error),
                 _("Set it to the name of your editor, with quotes that are closed."),
                 code="editor-not-readable",
             ) from None

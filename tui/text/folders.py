@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.dataset.caption_files import has_word
 from engine.dataset.overview import USUAL
 from engine.text import plural, printable
+from tui.setup.folder_entries import NAME, TRIGGER_WORD
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ FIELD_HELP = {
         "both cases. *Leave*: the run reads the source, and captions are edited there."
     ),
     "repeats": _(
-        "**Repeats.** How often each image counts in an epoch; part of the folder's name. Empty: 400 / images, "
-        "rounded, at least 1. If you change them later, the folder is renamed."
+        "**Repeats.** How often each image counts in an epoch; part of the folder's name. Empty: as many as "
+        "show the model about 400 images in an epoch (the views). If you change them later, the folder is renamed."
     ),
     "validation": _(
         "**Validation images.** Never trained on; their loss shows which epoch is best. A folder of such images, or a "
@@ -105,6 +106,14 @@ def plan_text(project: Project, images: int, numbered: bool) -> str:
     if project.txt2img:
         folders.append("txt2img-images")
     return _("Makes {0}: {1}").format(printable(project.path), printable(", ".join(folders)))
+
+
+def overview_lines(seen: Overview) -> list[str]:
+    """The overview of the images, read with `Entries.trial`, whose words for trigger and name are no quotations."""
+    lines = seen.lines()
+    for words in (TRIGGER_WORD, NAME):
+        lines = [line.replace(f'"{words}"', words) for line in lines]
+    return lines
 
 
 def summary_text(seen: Overview) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import LoraSmithError
 from engine.text import printable, size_text
+from tui.text.fields import with_titles
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def error_text(error: LoraSmithError) -> str:
-    """Its message and hint, a line each."""
-    return "\n".join(printable(line) for line in f"{error.message}\n{error.hint}".strip().split("\n"))
+    """Its message and hint, a line each, with the titles of the fields."""
+    text = with_titles(f"{error.message}\n{error.hint}".strip())
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def model_title(recognition: Recognition) -> str:

@@ -43,7 +43,7 @@ def cards(report: Report, vram: PlannedMemory | None) -> list[Card]:
     data = _("trigger {0} of {1}").format(with_trigger, captions.captioned)
     return [
         Card(CARDS[0], plural(plan.max_train_steps, _("step")), plural(plan.epochs, _("epoch"))),
-        Card(CARDS[1], _("about {0}").format(duration(seconds)) if seconds is not None else _("unknown"),
+        Card(CARDS[1], duration(seconds) if seconds is not None else _("unknown"),
              _time_text(forecast)),
         _memory_card(report.gpu, vram),
         Card(CARDS[3], size_text(checked.need.total), _("{0} free").format(size_text(free)),

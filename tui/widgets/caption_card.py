@@ -36,11 +36,16 @@ class CaptionCard(Vertical):
 
     def show(self, book: Book, place: int) -> None:
         """Show image and caption of a place in the book."""
-        self._book, self.place = book, place
+        self._book, self.place, self.visible = book, place, True
         file = book.files[place]
         self.query_one(ImageView).path = file.image
         self.query_one(CaptionEditor).show(file.image, file.text or "")
         self.describe()
+
+    def show_none(self) -> None:
+        """Show no image: none fits the filter."""
+        self.clear()
+        self.visible = False
 
     def clear(self) -> None:
         """Show no book."""

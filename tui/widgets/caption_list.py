@@ -63,6 +63,9 @@ class CaptionList(ScrollView, Filterable, can_focus=True):
 
         position: int
 
+    class NoMatch(Message):
+        """No image fits the filter."""
+
     class Edit(Message):
         """Enter was pressed."""
 
@@ -99,10 +102,14 @@ class CaptionList(ScrollView, Filterable, can_focus=True):
             shown.sort(key=lambda pair: "✗!✓".index(book.mark(pair[1])))
         elif self.order == 2:
             shown.sort(key=lambda pair: len(pair[1].text or ""))
-        self._places = [place for place, _file in shown]
+        was_empty, self._places = not self._places, [place for place, _file in shown]
         self.virtual_size = Size(0, len(self._places))
         if self._places and self.position not in self._places:
             self.position = self._places[self.row]
+        elif self._places and was_empty:
+            self.post_message(self.Highlighted(self.position))
+        elif not self._places and not was_empty:
+            self.post_message(self.NoMatch())
         self._into_view()
         self.refresh()
 
@@ -113,7 +120,7 @@ class CaptionList(ScrollView, Filterable, can_focus=True):
     @property
     def copied_text(self) -> str:
         """The caption of the highlighted image."""
-        return (self.book.files[self.position].text or "") if self.book is not None and self.count else ""
+        return (self.book.files[self.position].text or "") if self.book is not None and self._places else ""
 
     def show(self, book: Book, position: int) -> None:
         """List these captions."""
@@ -162,7 +169,7 @@ class CaptionList(ScrollView, Filterable, can_focus=True):
 
     def action_edit(self) -> None:
         """Edit the caption."""
-        if self.count:
+        if self._places:
             self.post_message(self.Edit())
 
     def on_click(self, event: Click) -> None:

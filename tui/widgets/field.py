@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual import on
 from textual.app import ComposeResult
@@ -18,6 +19,7 @@ from textual.widgets import Input
 
 from engine.config.form import fields
 from tui.setup.draft import STEP_OF
+from tui.text.cells import clipped
 from tui.text.fields import cut, explain, hint
 from tui.texts import _
 from tui.widgets.form import Form, Row
@@ -172,7 +174,9 @@ class FieldList(ScrollView, can_focus=True):
 
     def _strip(self, parts: list[tuple[str, str]], width: int, *, cursor: bool = False, here: bool = False) -> Strip:
         segments, plain = [], self.rich_style
-        for text, name in parts:
+        *before, (last, style_of_last) = parts
+        room = width - sum(cell_len(text) for text, _style in before)
+        for text, name in [*before, (clipped(last.rstrip(), room), style_of_last)]:
             style = plain + self.get_component_rich_style(f"fields--{name}") if name else plain
             if cursor:
                 style = self.get_component_rich_style("fields--cursor")

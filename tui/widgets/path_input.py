@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ class Candidates(OptionList, can_focus=False):
     DEFAULT_CSS = """
     Candidates, Candidates:ansi {
         overlay: screen; constrain: inside inflect; margin: 1 0; display: none;
-        height: auto; max-height: 8; padding: 0; border: none; border-left: solid $primary;
+        height: auto; max-height: 10; padding: 0; border: round $primary;
         background: $panel; text-wrap: nowrap; text-overflow: ellipsis;
     }
     Candidates > .option-list--option-highlighted {
@@ -58,9 +57,9 @@ class Candidates(OptionList, can_focus=False):
 class PathInput(TextInput):
     """A `TextInput` for a path.
 
-    Right takes the grey rest, Tab completes as far as all candidates agree (and else moves on), Down and Up choose
-    from the list, Enter takes the chosen one, Escape closes the list. `~`, quotes and file:// of a pasted path are
-    resolved as they are entered. `value` leads to the real file also where its name is not valid UTF-8.
+    Right takes the grey rest, Down and Up choose from the list, Enter or Tab takes the chosen entry (without one Tab
+    moves on), Escape closes the list. `~`, quotes and file:// of a pasted path are resolved as they are
+    entered. `value` leads to the real file also where its name is not valid UTF-8.
 
     Args:
         value: the initial path.
@@ -70,10 +69,12 @@ class PathInput(TextInput):
 
     HELP: ClassVar[str] = _(
         "**A path.** Type, and completions are shown after the cursor and below. Right takes the grey rest, "
-        "Tab completes, Down chooses from the list and Enter takes what is chosen. `~` is your home folder."
+        "Down chooses from the list, and Enter takes what is chosen. `~` is your home folder."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "complete", _("Complete"), show=False, tooltip=_("Complete the path, or go to the next field.")),
+        Binding(
+            "tab", "take_chosen", _("Take"), show=False, tooltip=_("Take what is chosen, or go to the next field.")
+        ),
         Binding("down", "choose(1)", _("Choose"), show=False, tooltip=_("Show the list and move through it.")),
         Binding("up", "choose(-1)", _("Choose"), show=False),
         Binding("escape", "close_list", _("Close the list")),
@@ -94,8 +95,6 @@ class PathInput(TextInput):
         self._reading: tuple[str, str] | None = None
         self._candidates: Candidates | None = None
         self._matches: list[str] = []
-        self._typed = False
-        """Something was typed since the last completion: Tab completes; else it moves on."""
         self._offering = False
         """List candidates when there are any."""
 
@@ -109,7 +108,7 @@ class PathInput(TextInput):
 
     def replace(self, text: str, start: int, end: int) -> None:
         """Called for every change by a person."""
-        self._typed = self._offering = True
+        self._offering = True
         super().replace(text, start, end)
         value = self.value
         is_quoted = value[:1] in ("'", '"') and value[-1:] == value[:1] and len(value) > 1
@@ -214,8 +213,8 @@ class PathInput(TextInput):
         return self.list_open if action == "close_list" else super().check_action(action, parameters)
 
     def action_close_list(self) -> None:
-        """Choose none of the candidates; Tab then moves on, so that a new folder may begin like an existing one."""
-        self._offering = self._typed = False
+        """Choose none of the candidates."""
+        self._offering = False
         self._hide()
 
     def action_choose(self, by: int) -> None:
@@ -231,20 +230,21 @@ class PathInput(TextInput):
         else:
             raise SkipAction
 
-    def action_complete(self) -> None:
-        """Complete as far as all candidates agree; without anything to add, move to the next field."""
-        folder, name = split(self.value)
-        common = os.path.commonprefix(self._matches)  # noqa: RUF071 - of names, not of paths
-        if not self._typed or not self.value or len(common) < len(name) or common == name:
+    @property
+    def _chosen(self) -> int | None:
+        """The candidate that is highlighted in the open list."""
+        return self._candidates.highlighted if self._candidates is not None and self.list_open else None
+
+    def action_take_chosen(self) -> None:
+        """Enter the chosen candidate; without one, move to the next field."""
+        if self._chosen is None:
             raise SkipAction
-        self._offering = True
-        self._enter(folder + common)
-        self._typed = False
+        self.take(self._chosen)
 
     async def action_submit(self) -> None:
         """Enter the chosen candidate; without one, submit the field."""
-        if self._candidates is not None and self.list_open and self._candidates.highlighted is not None:
-            self.take(self._candidates.highlighted)
+        if self._chosen is not None:
+            self.take(self._chosen)
             return
         self.action_close_list()
         await super().action_submit()
@@ -257,7 +257,7 @@ class PathInput(TextInput):
     def on_focus(self) -> None:
         """Read the folder again: it may have changed."""
         self._listing = self._reading = None
-        self._typed = self._offering = False
+        self._offering = False
         self._follow()
 
     def on_blur(self) -> None:

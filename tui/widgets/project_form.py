@@ -8,7 +8,7 @@ from textual.containers import Horizontal, VerticalGroup
 from textual.message import Message
 from textual.widgets import Checkbox, Input, Select, Static
 
-from tui.setup.demo import DEMO_IMAGES, DEMO_VALIDATION
+from tui.setup.demo import DEMO_IMAGES
 from tui.setup.folder_entries import Entries
 from tui.texts import _
 from tui.widgets.path_input import PathInput
@@ -28,6 +28,7 @@ class ProjectForm(VerticalGroup):
     def __init__(self, entries: Entries) -> None:
         super().__init__()
         self._first = entries
+        self._is_demo = entries.source == DEMO_IMAGES
 
     def compose(self) -> ComposeResult:
         """A row for each field; below the name how the tokenizer splits the trigger word."""
@@ -91,15 +92,20 @@ class ProjectForm(VerticalGroup):
         )
 
     class DemoLeft(Message):
-        """Other images than the demo's were named, and its repeats and validation images were cleared."""
+        """Other images than the demo's were named, and everything that came with those was reset."""
 
     @on(Input.Changed, "#source")
     def _leave_demo(self) -> None:
-        """Clear the demo's validation images and repeats when its images are replaced."""
-        validation = self.query_one("#validation", Input)
-        if validation.value == DEMO_VALIDATION and self.entries.source != DEMO_IMAGES:
-            validation.value = self.query_one("#repeats", Input).value = ""
-            self.post_message(self.DemoLeft())
+        """Reset what the demo's images came with when they are replaced."""
+        entries = self.entries
+        if not self._is_demo or entries.source == DEMO_IMAGES:
+            return
+        self._is_demo = False
+        own = entries.without_demo()
+        for field in ("name", "trigger", "validation", "repeats"):
+            self.query_one(f"#{field}", Input).value = getattr(own, field)
+        self.query_one("#take-in", Select).value = own.take_in
+        self.post_message(self.DemoLeft())
 
     @on(Input.Changed)
     @on(Checkbox.Changed)
@@ -119,6 +125,7 @@ class ProjectForm(VerticalGroup):
         line.update(words)
         line.set_class(warn, "warning")
 
-    def set_repeats(self, words: str) -> None:
-        """Show the repeats that are computed where none were typed."""
+    def set_repeats(self, number: str, words: str) -> None:
+        """Show the repeats that are computed where none were typed, and what they come to."""
+        self.query_one("#repeats", Input).placeholder = number
         self.query_one("#computed", Static).update(words)

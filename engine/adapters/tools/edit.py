@@ -66,7 +66,7 @@ def edit(request: EditRequest) -> tuple[ToolReport, dict[str, tuple[str | None, 
     header = read_header(path)
     if recognise_format(header.shapes, header.metadata) is None:
         other = looks_like(header) or "a file whose tensors have names of no known LoRA format"
-        raise ModelError(f"{printable(path)} is no LoRA: it is {other}.", "Name a LoRA file.", code="not-a-lora")
+        raise ModelError(f"{printable(path)} is not a LoRA: it is {other}.", "Name a LoRA file.", code="not-a-lora")
     metadata = edit_metadata(header.metadata, request)
     if metadata == dict(header.metadata):
         raise UsageError(
@@ -119,7 +119,7 @@ def edit_metadata(old: Mapping[str, str], request: EditRequest) -> dict[str, str
         metadata |= strength_keys(request.strength, metadata)
     for key, value in metadata.items():
         if any("\ud800" <= letter <= "\udfff" for letter in key + value):
-            raise UsageError(f"{printable(key)} is no UTF-8 text.", "Give it as UTF-8.", code="metadata-not-utf8")
+            raise UsageError(f"{printable(key)} is not UTF-8 text.", "Give it as UTF-8.", code="metadata-not-utf8")
     return metadata
 
 

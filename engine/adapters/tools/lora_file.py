@@ -153,7 +153,7 @@ def _check_sound(part: _Part, *, any_kind: bool, hint: str) -> None:
     lora = recognise_format(header.shapes, header.metadata)
     if lora is None:
         other = looks_like(header) or "a file whose tensors have names of no known LoRA format"
-        raise ModelError(f"{printable(path)} is no LoRA: it is {other}.", "Name a LoRA file.", code="not-a-lora")
+        raise ModelError(f"{printable(path)} is not a LoRA: it is {other}.", "Name a LoRA file.", code="not-a-lora")
     if any_kind:
         _check_computable(path, lora, header.shapes)
     else:

@@ -218,7 +218,7 @@ def read_dataset_config(path: Path, config: RunConfig) -> tuple[list[SubsetSpec]
     content, lines = _dataset_and_lines(path)
     if content and not content.keys() & {"general", "datasets"}:
         raise UsageError(
-            f"{printable(path)} is no dataset configuration: it has no [[datasets]].",
+            f"{printable(path)} is not a dataset configuration: it has no [[datasets]].",
             "A training TOML or a configuration of the GUI is given by --preset, and names the dataset configuration.",
             code="no-dataset-config",
         )
@@ -261,7 +261,7 @@ def _checked(table: Mapping[str, Any], place: str, allowed: frozenset[str], read
             reading.problem(place, key, "not allowed here.", f"It belongs into {level}.")
             continue
         near = difflib.get_close_matches(key, allowed, n=1)
-        hint = f"Did you mean {near[0]}?" if near else "It is no key of a dataset configuration."
+        hint = f"Did you mean {near[0]}?" if near else "It is not a key of a dataset configuration."
         reading.problem(place, key, "unknown key.", hint)
     return valid
 

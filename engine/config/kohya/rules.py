@@ -252,7 +252,7 @@ def unread_by(argument: str, family: str) -> str:
     """Why an argument has no effect on a training of this family ("sd15", "sdxl", "flux", "sd" for one of the
     first two, "" where unknown); "" where it has one."""
     if argument in FLUX_ONLY and family in ("sd15", "sdxl", "sd"):
-        return "only flux_train_network reads it, and this is no training of FLUX"
+        return "only flux_train_network reads it, and this run does not train FLUX"
     if argument in NOT_SD15 and family == "sd15":
         return "only sdxl_train_network and flux_train_network read it"
     if argument == "weighted_captions" and family == "flux":

@@ -52,7 +52,7 @@ def conversion_of(path: Path, text: str) -> Conversion | None:
             return program.convert(source)
     if path.suffix.lower() in YAML:
         raise UsageError(
-            f"{source.name} is no configuration of ai-toolkit, whose YAML is the only one that is read here.",
+            f"{source.name} is not a configuration of ai-toolkit, whose YAML is the only one that is read here.",
             "A job of ai-toolkit has the keys job and config, and in it process.",
             code="yaml-of-no-trainer",
         )

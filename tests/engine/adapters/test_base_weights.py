@@ -114,7 +114,7 @@ def _ia3(tensors: Tensors) -> Tensors:
 
 REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "another family": (lambda _: lora_tensors(FLUX), "is a LoRA for FLUX, and the model is SD 1.5."),
-    "no LoRA": (lambda _: {"unet.conv_in.weight": torch.ones(2, 2)}, "is no LoRA, but "),
+    "no LoRA": (lambda _: {"unet.conv_in.weight": torch.ones(2, 2)}, "is not a LoRA, but "),
     "NaN": (lambda tensors: {**tensors, f"{LINEAR}.lora_up.weight": torch.full((32, 4), torch.nan)}, "NaN or infinity"),
     "a kind that needs the weight": (_ia3, "the change of a (IA)³ cannot"),
     "biases": (

@@ -80,6 +80,7 @@ def test_typed_text_becomes_a_value(key: str, text: str, value: Any) -> None:
     ("key", "text", "sentence"),
     [
         ("training.unet_lr", "fast", '"fast" is not valid: enter a number, 0 or more.'),
+        ("training.unet_lr", "abc", '"abc" is not valid: enter a number, 0 or more.'),
         ("training.unet_lr", "nan", '"nan" is not valid: enter a number, 0 or more.'),
         (
             "training.text_encoder_lr",

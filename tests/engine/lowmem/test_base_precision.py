@@ -171,7 +171,7 @@ def test_layers_that_do_not_divide_stay_and_are_logged() -> None:
     quantizer.log_summary("unet", torch.bfloat16, messages.append)
     assert [type(layer) for layer in block] == [nn.Linear, QuantisedLinear]
     assert "unet, base_precision fp8: 1 not quantised, 1 in fp8; " in messages[0]
-    assert messages[1] == "A layer is not quantised where its width is no multiple of 64."
+    assert messages[1] == "A layer is not quantised where its width is not a multiple of 64."
     assert "A U-Net with a quantised base is slower" in messages[2]
     plain = small_unet().climb(base_precision="auto")
     assert all(type(layer) is not QuantisedLinear for layer in plain.denoiser.modules())

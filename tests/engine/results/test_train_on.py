@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
+from engine.config.resolve import resolve
 from engine.results.train_on import StartFile, find_file, trigger_of, values_of
 from engine.runs import prepare_run
 from engine.runs.history import SavedFile
@@ -49,6 +50,14 @@ def test_settings_are_those_at_the_files_step(step: int, rate: float | None, pro
     assert values.get("sampling.sample_prompts", ["{trigger}"]) == prompts
     assert (values["training.changes"], values["training.max_train_epochs"]) == ([], 3)
     assert values["dataset.class_tokens"] == "ann" and "network.dim_from_weights" not in values
+
+
+@pytest.mark.parametrize("length", [{"max_train_steps": 140}, {"max_train_epochs": 7}, {}])
+def test_the_new_run_has_one_length(length: dict[str, int]) -> None:
+    config = RunConfig().changed(saving={"output_name": "ann"}, training=length)
+    values = values_of(config, StartFile(Path("/x.safetensors")))
+    changed = config.changed(training={key[9:]: values[key] for key in values if key.startswith("training.")})
+    assert [note for note in resolve(changed)[1] if "max_train_steps" in note] == []
 
 
 def test_a_file_is_the_runs_own_by_its_name_else_a_path(tmp_path: Path) -> None:

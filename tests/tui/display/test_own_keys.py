@@ -55,8 +55,8 @@ def test_two_actions_change_places() -> None:
         ({"New_run": "ctrl+q"}, ("keys.New run", "Quit")),
         ({"Quit": "n"}, ("keys.Quit", "typed into fields")),
         ({"Quit": "ctrl+n"}, ("keys.Quit", "ctrl+n is the key of")),
-        ({"New_run": "strg+n"}, ("keys.New run", "'strg+n' is no key")),
-        ({"New_run": "f99x"}, ("keys.New run", "'f99x' is no key")),
+        ({"New_run": "strg+n"}, ("keys.New run", "'strg+n' is not a key")),
+        ({"New_run": "f99x"}, ("keys.New run", "'f99x' is not a key")),
         ({"New_run": "z", "From_file": "z"}, ("z is the key of", "From file", "New run")),
     ],
 )

@@ -97,6 +97,17 @@ async def test_what_is_there_and_what_is_wrong_with_it(
     assert not (photos / "c.txt").exists()
 
 
+async def test_a_filter_without_a_match_shows_no_image(app: LoraSmithApp, until: Until, text: Shown) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(app, pilot, until)
+        await until(pilot, lambda: "saved in a.txt" in text(app))
+        await pilot.press("slash", *"nosuch")
+        await until(pilot, lambda: "saved in a.txt" not in text(app))
+        assert "✓ a.png" not in text(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: "saved in a.txt" in text(app))
+
+
 async def test_in_the_smallest_terminal_the_words_go_before_the_image(
     app: LoraSmithApp, until: Until, text: Shown
 ) -> None:

@@ -91,7 +91,7 @@ async def test_a_live_run_in_numbers(
         await until(pilot, lambda: "memory used" in text(pilot.app) and "s Sample" in text(pilot.app))
         shown = text(pilot.app)
         for expected in (
-            "robot", "running  · training", "1:05 left", "3 of 10", "2.31 img/s", "0.87 s/step", "smoothed 0.2080",
+            "robot", "running  · training", "1 min 5 s left", "3 of 10", "2.31 img/s", "0.87 s/step", "smoothed 0.2080",
             "raw 0.2040", "validation 0.2100", "U-Net 1.00e-04", "text encoder 5.00e-05", "3.1 GiB allocated",
             "4.0 GiB reserved", "4.2 GiB peak", "robot-step00000025.safetensors at step 25", "state at step 0",
             "s Sample", "w Save", "c Set", "p Pause", "x Stop", "esc Runs", "^q Quit",
@@ -479,7 +479,7 @@ async def test_a_small_terminal_gets_the_essentials(
     async with watching(trainer.run_dir).run_test(size=(40, 10)) as pilot:
         await until(pilot, lambda: "step 25 of 100 (25 %)" in text(pilot.app))
         shown = text(pilot.app)
-        assert "running" in shown and "loss 0.2080" in shown and "1:05 left" in shown and "Enlarge" in shown
+        assert "running" in shown and "loss 0.2080" in shown and "1 min 5 s left" in shown and "Enlarge" in shown
         trainer.train(1)
         await until(pilot, lambda: "step 26 of 100" in text(pilot.app))
 

@@ -19,6 +19,7 @@ from tests.fake_run import prepared_run
 from tui.app import LoraSmithApp
 from tui.screens import taking_in
 from tui.screens.folders import FoldersScreen
+from tui.setup.folder_entries import Entries
 from tui.setup.review_report import missing
 from tui.widgets.buckets import BucketChart
 from tui.widgets.hanging import Hanging
@@ -113,16 +114,34 @@ async def test_the_demo_is_filled_in_and_continues(smith: Smith, until: Until, t
     assert (app.draft.config().trigger, app.draft.config().dataset.num_repeats) == ("smithy", 8)
 
 
-async def test_own_images_leave_what_belongs_to_the_demos(smith: Smith, until: Until, home: Path) -> None:
+@pytest.mark.parametrize("name", ["", "annk7"])
+async def test_own_images_leave_what_belongs_to_the_demos(
+    smith: Smith, until: Until, text: Shown, home: Path, photos: Path, name: str
+) -> None:
+    """A name that was typed stays; no folder of the person's own is edited, no word of the demo trained."""
     app = smith("folders", {"model.pretrained_model_name_or_path": str(ASSETS / "demo_base")}, preset="demo")
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
         await until(pilot, lambda: bool(app.screen.query("#validation")))
-        fields = {name: app.screen.query_one(f"#{name}", Input) for name in ("source", "validation", "repeats")}
-        assert (fields["validation"].value, fields["repeats"].value) == (str(ASSETS / "demo_heldout"), "8")
-        fields["source"].focus()
-        await pilot.press("ctrl+u", *"mine")
-        await until(pilot, lambda: (fields["validation"].value, fields["repeats"].value) == ("", ""))
+        screen = app.screen
+        assert isinstance(screen, FoldersScreen)
+        demo = screen.entries
+        assert (demo.validation, demo.repeats, demo.trigger) == (str(ASSETS / "demo_heldout"), "8", "smithy")
+        if name:
+            await fill(pilot, "name", name)
+        screen.query_one("#source", Input).focus()
+        await pilot.press("ctrl+u", *str(photos))
+        await until(pilot, lambda: "6 images" in text(app))
+        assert screen.entries == Entries(place=str(home), name=name, source=str(photos))
+        if not name:
+            await fill(pilot, "name", "annk7")
+        screen.store()
+        config = app.draft.config()
+        assert (config.trigger, config.dataset.num_repeats, config.dataset.validation_data_dir) == ("annk7", None, None)
+        app.go_to("captions")
+        app.go_to("folders")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and bool(app.screen.query("#validation")))
+        assert app.screen.query_one("#trigger", Input).value == ""
 
 
 async def test_typed_images_are_copied_into_a_project(
@@ -135,11 +154,11 @@ async def test_typed_images_are_copied_into_a_project(
         await fill(pilot, "name", "anna")
         await fill(pilot, "source", "pho")
         await until(pilot, lambda: "photos/" in text(app))
-        await pilot.press("tab", "tab")
+        await pilot.press("right", "tab")
         assert app.screen.query_one("#source", Input).value == "photos/"
         await until(pilot, lambda: "6 images, 2 without a caption" in text(app))
         await until(pilot, lambda: "training_images/67_anna, results_current" in text(app))
-        await until(pilot, lambda: "67 = 400 / 6 images" in text(app))
+        await until(pilot, lambda: "402 views per epoch" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: app.draft.step == "captions")
     taken = home / "anna" / "training_images" / "67_anna"

@@ -21,8 +21,10 @@ from engine.runs.remarks import Remarks, read_remarks
 from tests.fake_run import trained_on_copies
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
+from tui.screens.folders import FoldersScreen
 from tui.screens.home import HomeScreen
 from tui.screens.model import ModelScreen
+from tui.setup.folder_entries import Entries
 
 FAKE = Path(__file__).resolve().parents[2] / "engine" / "runs" / "fake_trainer.py"
 NARROW = (80, 24)
@@ -288,6 +290,28 @@ async def test_n_continues_or_starts_over(
         assert steps == ["captions", "hardware"] and not app.draft.values
         await pilot.press("n")
         assert steps == ["captions", "hardware", "hardware"]
+
+
+async def test_the_settings_of_the_last_run_get_the_next_free_name(
+    smith: Smith, home: Path, until: Until, text: Shown
+) -> None:
+    """Also while that run is training; its trigger word stays that of the captions."""
+    make("dog", "finished")
+    make("dog-2", "finished")
+    photos = home / "photos"
+    photos.mkdir()
+    app = smith("review")
+    Entries(place=str(home), name="dog", source=str(photos)).store(app.draft)
+    app.draft.mark_started()
+    async with app.run_test(size=NARROW) as pilot:
+        await point_at(pilot, until, "dog")
+        await pilot.press("n")
+        await until(pilot, lambda: "With the settings of dog" in text(app) and "Start from scratch" in text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
+        assert isinstance(app.screen, FoldersScreen)
+        assert (app.screen.entries.name, app.screen.entries.trigger) == ("dog-3", "dog")
+        assert app.draft.config().trigger == "dog" and app.draft.config().saving.output_name == "dog-3"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -20,6 +20,7 @@ from tui.setup.demo import DEMO_BASE, follow_demo
 from tui.setup.draft import Draft
 from tui.setup.model_finding import KEY
 from tui.setup.recent import recent_models, record_model
+from tui.widgets.lines import Lines
 from tui.widgets.path_input import PathInput
 
 NARROW = (80, 24)
@@ -49,6 +50,23 @@ def checkpoint(path: Path, *names: str) -> Path:
     header = json.dumps(table).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 2 * len(names))
     return path
+
+
+async def test_next_shows_why_a_half_typed_folder_cannot_be_used(
+    begin: Smith, until: Until, text: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is hidden while the completions are shown; Next needs it."""
+    (tmp_path / "ann").mkdir()
+    monkeypatch.chdir(tmp_path)
+    app = begin()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "Demo model" in text(app))
+        await pilot.press("a", "n", "n")
+        await until(pilot, lambda: app.screen.query_one("#model", PathInput).list_open)
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "This cannot be used; see above." in text(app))
+        verdict = str(app.screen.query_one("#verdict", Lines).render())
+        assert verdict.startswith("✗ ") and "ann" in verdict and not app.screen.query_one("#model", PathInput).list_open
 
 
 async def test_the_demo_model_by_keys(begin: Smith, until: Until, text: Shown) -> None:

@@ -12,10 +12,12 @@ from textual.pilot import Pilot
 from textual.widgets import Select
 
 from engine.config import dump_toml, load_config
+from engine.config.form import fields
 from engine.paths import ASSETS, user_config
 from tests.tui.ready import READY
 from tui.app import LoraSmithApp
 from tui.screens.parameters import ParametersScreen
+from tui.text.fields import cut, hint
 from tui.widgets.field import FieldEdit, FieldList
 
 Smith = Callable[..., LoraSmithApp]
@@ -46,7 +48,7 @@ async def test_the_forecast_follows_each_edit(opened: Smith, until: Until, text:
     app = opened(preset="demo")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "140 steps = 9 epochs" in text(app))
-        assert "time unknown" in text(app) and "unknown until the first steps" in text(app) and "MiB" in text(app)
+        assert "Time: unknown until the first steps" in text(app) and "MiB" in text(app)
         await stand_on(pilot, "training.max_train_epochs")
         await pilot.press("enter", "3", "enter")
         await until(pilot, lambda: "48 steps = 3 epochs" in text(app))
@@ -55,6 +57,18 @@ async def test_the_forecast_follows_each_edit(opened: Smith, until: Until, text:
         await pilot.press("delete")
         await until(pilot, lambda: "140 steps = 9 epochs" in text(app))
         assert "0 changed" in text(app) and "training.max_train_epochs" not in app.draft.values
+
+
+@pytest.mark.parametrize("width", [60, 66, 80, 120])
+async def test_no_range_is_cut_without_an_ellipsis(opened: Smith, until: Until, width: int) -> None:
+    """A digit less would be another range."""
+    app = opened()
+    async with app.run_test(size=(width, 200)) as pilot:
+        await until(pilot, lambda: app.screen.query(FieldList))
+        await pilot.press("f3")
+        for key in rows(app).keys:
+            row = rows(app).render_line(rows(app).line_of(key)).text.rstrip()
+            assert row.endswith((cut(hint(fields()[key]), 24).strip(), "…")), row
 
 
 async def test_a_wrong_value_is_shown_under_its_row_and_stops_next(opened: Smith, until: Until, text: Shown) -> None:

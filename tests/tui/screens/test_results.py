@@ -118,7 +118,7 @@ async def test_one_key_takes_the_file_into_use(
         await pilot.press("u")
         await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
         await pilot.press(*"nowhere", "enter")
-        await until(pilot, lambda: "nowhere is no folder." in text(pilot.app))
+        await until(pilot, lambda: "nowhere is not a folder." in text(pilot.app))
         pilot.app.screen.query_one(Input).value = str(folder)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
@@ -162,7 +162,7 @@ async def test_a_file_is_copied_under_another_name(
         await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
         pilot.app.screen.query_one(Input).value = str(tmp_path / "nowhere" / "tin.safetensors")
         await pilot.press("enter")
-        await until(pilot, lambda: "is no folder." in " ".join(text(pilot.app).split()))
+        await until(pilot, lambda: "is not a folder." in " ".join(text(pilot.app).split()))
         pilot.app.screen.query_one(Input).value = str(tmp_path / "loras" / "tin.safetensors")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
@@ -302,11 +302,17 @@ async def test_training_on_takes_settings_and_file_into_the_wizard(
         config = app.draft.config()
         assert config.saving.output_name == "robot-2" and config.saving.output_dir == ""
         assert config.trigger == "robot" and config.training.max_train_epochs == 3
+        await until(pilot, lambda: "3 epochs more from robot-step00000020" in text(app))
         await until(pilot, lambda: isinstance(app.focused, FieldList))
         await pilot.press("slash", *"trigger")
         await until(
             pilot, lambda: [line for line in text(app).splitlines() if "Trigger word" in line and "robot " in line]
         )
+        await pilot.press("escape", "f1")
+        await until(pilot, lambda: "begins with a file of an earlier one" in text(app))
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: isinstance(app.screen, ResultsScreen))
+        assert app.screen.run_dir.path == run_dir.path
 
 
 async def test_training_on_asks_before_it_forgets_another_draft(

@@ -168,7 +168,7 @@ async def test_escape_stops_first_and_leaves_then(
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("strengths", "much", "much is no strength."),
+        ("strengths", "much", "much is not a strength."),
         ("strengths", "1,2,3,4,5,6", "At most 5 strengths fit side by side."),
         ("seed", "-1", "The seed is a whole number"),
         ("prompt", " ", "The prompt is empty."),

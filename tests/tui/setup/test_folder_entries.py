@@ -51,7 +51,17 @@ def test_the_demo_model_brings_its_images() -> None:
     assert (demo.name, demo.word, demo.take_in) == ("demo", "smithy", "leave")
     assert demo.source == str(ASSETS / "demo_pictures")
     own = Draft(preset="demo", values={"dataset.train_data_dir": "/mine"})
-    assert Entries.from_draft(own).source == "/mine"
+    assert (Entries.from_draft(own).source, Entries.from_draft(own).trigger) == ("/mine", "")
+    chosen_later = Draft(preset="demo", extras={"folders.source": "/mine", "folders.name": "anna"})
+    assert Entries.from_draft(chosen_later).word == "anna"
+    assert Entries.from_draft(Draft(preset="demo", values={"dataset.class_tokens": "annk7"})).word == "annk7"
+
+
+def test_own_images_leave_what_came_with_the_demos() -> None:
+    demo = Entries(place="/p").with_demo()
+    assert replace(demo, repeats="8").without_demo() == Entries(place="/p", source=demo.source)
+    typed = Entries(place="/p", name="anna", trigger="annk7", validation="10 %")
+    assert typed.without_demo() == typed
 
 
 def test_the_settings_of_another_run(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def test_the_time_comes_from_an_earlier_run(place: Path, config: RunConfig) -> N
     log.close()
     config = config.changed(sampling={"sample_every_n_steps": 0}, training={"max_check_share": 0})
     forecast = Forecaster().forecast(config)
-    assert forecast.line().startswith("60 steps = 2 epochs · about 2:00 · disk about ")
-    assert forecast.time().startswith("Time: about 2:00 for steps and samples, from run robot of ")
+    assert forecast.line().startswith("60 steps = 2 epochs · about 2 min 0 s · disk about ")
+    assert forecast.time().startswith("Time: about 2 min 0 s for steps and samples, from run robot of ")
 
 
 @pytest.mark.parametrize("share", [0.03, 0.5, 1.0])

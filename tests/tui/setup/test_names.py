@@ -8,7 +8,7 @@ import pytest
 
 from engine.runs import RunDir, write_exit
 from tests.fake_run import PlayedTrainer, prepared_run
-from tui.setup.names import free_name, next_name, occupied_text
+from tui.setup.names import Occupied, free_name, next_name, occupied
 
 
 @pytest.mark.parametrize(("name", "following"), [("robot", "robot-2"), ("robot-2", "robot-3"), ("-3", "-3-2")])
@@ -27,15 +27,15 @@ def test_the_first_name_that_is_free() -> None:
 def test_what_happens_to_an_ended_run(tmp_path: Path, state: str, step: int, part: str, needs_decision: bool) -> None:
     run_dir = prepared_run(tmp_path)
     write_exit(run_dir, state, {"finished": 0, "stopped": 6}.get(state, 1), step)
-    text, decide = occupied_text(run_dir)
-    assert part in text and decide is needs_decision
+    there = occupied(run_dir)
+    assert part in there.sentence and there.needs_decision is needs_decision and not there.is_live
 
 
 def test_a_live_run_and_an_empty_place(tmp_path: Path) -> None:
-    assert occupied_text(RunDir(tmp_path / "nothing")) == ("", False)
+    assert occupied(RunDir(tmp_path / "nothing")) == Occupied()
     trainer = PlayedTrainer(prepared_run(tmp_path))
     try:
-        text, decide = occupied_text(trainer.run_dir)
-        assert "training now" in text and decide
+        there = occupied(trainer.run_dir)
+        assert "training now" in there.sentence and there.needs_decision and there.is_live
     finally:
         trainer.lock.release()
