@@ -248,8 +248,7 @@ def _event_words(event: Event) -> tuple[str, str, str]:
         case SampleEvent():
             return "·", _("Sample of prompt {0}, {1}").format((event.index or 0) + 1, _at(event.step)), "dim"
         case ValidationEvent():
-            words = _("not a number") if event.loss is None else f"{event.loss:.4f}"
-            return "●", _("Validation loss {0}, {1}").format(words, _at(event.step)), ""
+            return "●", _validation_words(event), ""
         case ChangedEvent():
             return "▸", event.text, ""
         case ControlAckEvent():
@@ -260,6 +259,14 @@ def _event_words(event: Event) -> tuple[str, str, str]:
             state = SIGNS.get(event.state, ("", event.state, ""))[1]
             return "■", _("{0} at {1}").format(state, _at(event.step)), ""
     return "", "", ""
+
+
+def _validation_words(event: ValidationEvent) -> str:
+    """The losses that were measured; a run without validation images has that of training images alone."""
+    losses = (("loss", _("Validation loss {0}, {1}"), event.loss),
+              ("train_loss", _("Loss on training images {0}, {1}"), event.train_loss))  # fmt: skip
+    words, value = next(((words, value) for key, words, value in losses if key in event.data), ("", None))
+    return words.format(_("not a number") if value is None else f"{value:.4f}", _at(event.step)) if words else ""
 
 
 def _at(step: int | None) -> str:
