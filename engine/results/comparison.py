@@ -63,7 +63,7 @@ class Comparison:
     @property
     def labels(self) -> tuple[str, ...]:
         """ "A smithy", "B smithy-2"."""
-        names = (printable(run.name) for run in self.runs)
+        names = (printable(run.title) for run in self.runs)
         return tuple(f"{letter} {name}" for letter, name in zip(self.letters, names, strict=True))
 
     def losses(self) -> list[tuple[int, tuple[float | None, ...]]]:

@@ -122,6 +122,11 @@ class RunRecord:
     remarks: Remarks = field(default_factory=Remarks)
 
     @property
+    def title(self) -> str:
+        """The name that viewers show: that of the person's remarks, else the run's own."""
+        return self.remarks.title or self.name
+
+    @property
     def best_step(self) -> int | None:
         """The step of the recommended file."""
         return self.assessment.best.file.step if self.assessment.best else None

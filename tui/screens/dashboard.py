@@ -52,7 +52,10 @@ class DashboardScreen(Resuming):
         Binding("p", "pause", _("Pause"), tooltip=_("Pause the training after this step, or continue it.")),
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end; asks before.")),
         Binding(
-            "r", "resume", _("Resume"), tooltip=_("Continue from the last saved state; a finished run to more epochs.")
+            "r",
+            "resume",
+            _("Resume"),
+            tooltip=_("Continue from the last saved state; a finished run for longer."),
         ),
         Binding("m", "remedies", _("Remedies"), tooltip=_("How to fix the out-of-memory error.")),
         Binding("v,enter", "results", _("Results"), tooltip=_("The saved files with their samples: which one to use.")),
@@ -85,7 +88,6 @@ class DashboardScreen(Resuming):
 
     def __init__(self, run_dir: RunDir) -> None:
         super().__init__(run_dir)
-        self.config: RunConfig | None = None
         self.follower = RunWatch(run_dir, self.machine)
         self._pending: dict[str, str] = {}
         """Commands that are not answered yet: id to name."""
