@@ -54,16 +54,19 @@ def prepare(
     return prepare_run(config, command_line=command_line, versions=versions(), restart=restart, log=log)
 
 
-def start(run_dir: RunDir, log: Log = _silent, *, on_end: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+def start(
+    run_dir: RunDir, log: Log = _silent, *, on_end: Sequence[str] = (), warned: bool = False
+) -> subprocess.Popen[bytes]:
     """Launch a prepared run and add it to the list of runs.
 
     Args:
         on_end: the words of a command that the trainer runs when it has ended.
+        warned: the person has seen what a logout would end, as every review shows it.
 
     Raises:
         StorageError: its log cannot be written.
     """
-    for sentence in (record_run(run_dir), logout_warning()):
+    for sentence in (record_run(run_dir), None if warned else logout_warning()):
         if sentence:
             log(sentence)
     return launch(run_dir, variables=variables_of(on_end))
@@ -88,7 +91,7 @@ def begin(
     if config.memory.on_oom == "auto":
         config = config.changed(memory={"on_oom": "ask"})
     run_dir = prepare(config, command_line=command_line, restart=restart, checked=checked, log=log, progress=progress)
-    return run_dir, _reaped(start(run_dir, log))
+    return run_dir, _reaped(start(run_dir, log, warned=True))
 
 
 def prepare_to_resume(
@@ -135,12 +138,15 @@ def resume(
 ) -> subprocess.Popen[bytes]:
     """Continue an ended run from its last saved state; arguments of `prepare_to_resume`. Blocks: for a worker.
 
+    Args:
+        log: called with what is new to a person who has read the plan; the rest is in the run's events.
+
     Raises:
         ChangedInputsError: something that it was trained on changed; nothing was started.
         LoraSmithError: it cannot be resumed; nothing was started.
     """
-    prepare_to_resume(run_dir, changes, accept_changes=accept_changes, log=log)
-    return _reaped(start(run_dir, log))
+    prepare_to_resume(run_dir, changes, accept_changes=accept_changes)
+    return _reaped(start(run_dir, log, warned=True))
 
 
 def _reaped(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
