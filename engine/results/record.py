@@ -20,7 +20,6 @@ from engine.runs.events import ErrorEvent, Event, EventFollower, StepEvent, Warn
 from engine.runs.history import RunHistory
 from engine.runs.remarks import Remarks, read_remarks
 from engine.runs.values import count
-from engine.runs.working_time import WorkingTime
 
 if TYPE_CHECKING:
     from engine.runs.contact import Samples
@@ -59,7 +58,6 @@ class _Collector:
         self.rates: dict[str, Curve] = {}
         self.other_groups: dict[str, None] = {}
         self.memory: dict[str, float] = {}
-        self.worked = WorkingTime()
 
     def feed(self, events: Iterable[Event]) -> None:
         events = list(events)
@@ -68,7 +66,6 @@ class _Collector:
             self._take(event)
 
     def _take(self, event: Event) -> None:
-        self.worked.take(event)
         self.book.take(event)
         match event:
             case StepEvent():
@@ -166,7 +163,7 @@ def read_run(run_dir: RunDir) -> RunRecord:
         rates=collector.rates,
         other_groups=len(collector.other_groups),
         warnings=collector.warnings,
-        seconds=collector.worked.seconds,
+        seconds=history.worked.seconds,
         memory=collector.memory,
         config=config,
         trouble=trouble,

@@ -156,7 +156,7 @@ class DashboardScreen(Resuming):
         self.history.feed(look.events)
         self.look = look
         if lived and not self.live and not look.gone:
-            notify.on_screen(self.app, f"LoRA Smith: {self.run_dir.name}: {sign(self.state)}")
+            notify.on_screen(self.app, f"LoRA Smith: {self.run_title}: {sign(self.state)}")
         if any(isinstance(event, ChangedEvent) for event in look.events):
             self._read_config()
         if self.state != before:
@@ -172,12 +172,15 @@ class DashboardScreen(Resuming):
         look, history = self.look, self.history
         if look is None:
             return
-        heading = words.heading(history.name or self.run_dir.name, self.state, history, complete=look.complete)
+        heading = words.heading(self.run_title, self.state, history, complete=look.complete)
         self.query_one("#heading", Lines).set_text(heading)
         self.refresh_status()
         if not look.complete:
             return
-        self.query_one("#progress", Lines).set_text(words.progress_lines(history, look.state, self.size.width - 2))
+        training = self.config.training if self.config is not None else None
+        planned = training.max_train_steps if training is not None and training.max_train_epochs is None else None
+        progress = words.progress_lines(history, look.state, self.size.width - 2, planned)
+        self.query_one("#progress", Lines).set_text(progress)
         notice, lines = self.query_one("#notice", Lines), hints.notice(self.run_dir, history, look)
         notice.set_text("\n".join(lines))
         notice.set_class(bool(lines), "-shown")
@@ -206,7 +209,7 @@ class DashboardScreen(Resuming):
             return _("Reading the run …")
         history, state = self.history, self.look.state
         total = history.max_train_steps or state.max_train_steps
-        lines = [words.heading(history.name or self.run_dir.name, self.state, history).plain]
+        lines = [words.heading(self.run_title, self.state, history).plain]
         lines.append(_("step {0}").format(step_words(words.reached(history, state), total)))
         if history.loss is not None:
             lines.append(_("loss {0:.4f}").format(history.loss))
@@ -306,7 +309,7 @@ class DashboardScreen(Resuming):
         from tui.screens.ask import AskScreen
 
         answers = {"no": _("No, keep training"), "yes": _("Stop: finish the step, save everything, end")}
-        question = _("Stop {0}?").format(printable(self.run_dir.name))
+        question = _("Stop {0}?").format(printable(self.run_title))
         self.app.push_screen(AskScreen(question, answers), self._stop)
 
     def _stop(self, answer: str | None) -> None:

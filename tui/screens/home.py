@@ -46,8 +46,8 @@ class HomeScreen(NewRuns):
         Binding("c", "copy", _("Copy"), tooltip=_("A new run with the settings of this one.")),
         Binding("d,delete", "delete", _("Delete"), tooltip=_("Remove what the run has written; asks before.")),
         Binding("m", "compare", _("Compare"), tooltip=_("Show the marked runs side by side; or this one and another.")),
-        Binding("a", "rename", _("Rename"), show=False, tooltip=_("Show the run under another name in lists.")),
-        Binding("e", "note", _("Note"), show=False, tooltip=_("Write a note about the run, for yourself.")),
+        Binding("a", "rename", _("Rename"), tooltip=_("Show the run under another name in lists.")),
+        Binding("e", "note", _("Note"), tooltip=_("Write a note about the run, for yourself.")),
         Binding("space", "mark", _("Mark"), show=False, tooltip=_("Mark a run to compare it with others.")),
         Binding("q", "app.leave_app", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
     ]

@@ -84,7 +84,7 @@ shows the part with the focus alone: files and verdict, or the samples.
         yield Lines(id="heading")
         yield FileTable()
         yield Passage(_("Verdict"), id="reasons")
-        yield framed(Gallery(_("This run has no samples.")), _("Samples"))
+        yield framed(Gallery(""), _("Samples"))
         yield Lines(id="message", wraps=True)
 
     def on_mount(self) -> None:
@@ -110,7 +110,7 @@ shows the part with the focus alone: files and verdict, or the samples.
         table, best = self.query_one(FileTable), event.record.assessment.best
         table.show_files(files, best, event.record.remarks.favourites)
         table.styles.height = 3 + len(files)  # a height of "auto" is sometimes that before the rows were added
-        self.query_one(Gallery).show(samples)
+        self.query_one(Gallery).show(samples, _("This run has no samples."))
         table.set_class(not files, "-empty")
         if files:
             table.choose(str((best or files[-1]).file.path))

@@ -65,6 +65,11 @@ class Resuming(BaseScreen):
         self._wake = threading.Event()
 
     @property
+    def run_title(self) -> str:
+        """The name that lists show."""
+        return (self.look.title if self.look is not None else "") or self.run_dir.name
+
+    @property
     def state(self) -> str:
         """One of the run's states, or "gone"."""
         return "starting" if self.look is None else "gone" if self.look.gone else self.look.state.state
@@ -83,7 +88,7 @@ class Resuming(BaseScreen):
         from tui.screens.longer import LongerScreen
 
         if self.state == "finished":
-            screen = LongerScreen(self.run_dir, self.run_dir.name, self._length)
+            screen = LongerScreen(self.run_dir, self.run_title, self._length)
             self.app.push_screen(screen, self._train_longer)
             return
         if self.state != "unknown" or self.look is None:
@@ -91,7 +96,7 @@ class Resuming(BaseScreen):
             return
         answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
         text = _("{0}. Running it on two machines would damage it.").format(self.look.state.detail.capitalize())
-        question = _("Is {0} still running there?").format(printable(self.run_dir.name))
+        question = _("Is {0} still running there?").format(printable(self.run_title))
         self.app.push_screen(AskScreen(question, answers, text), self._resume_here)
 
     @property
