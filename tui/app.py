@@ -24,7 +24,7 @@ from textual.screen import Screen, SystemModalScreen
 from engine.errors import LoraSmithError
 from engine.text import attach_line
 from tui.display.ascii_filter import AsciiFilter
-from tui.display.key_order import KeysInOrder
+from tui.display.key_order import ANSWER_SECONDS, KeysInOrder
 from tui.display.no_colour import NoColours
 from tui.display.symbols import symbols
 from tui.display.terminal import driver_class
@@ -82,6 +82,7 @@ class LoraSmithApp(KeysInOrder):
     CSS_PATH = ["app.tcss", "screens/home.tcss"]  # noqa: RUF012 - Textual's own type
     """Home is the default screen, whose own CSS_PATH Textual does not read."""
     ENABLE_COMMAND_PALETTE = True
+    NOTIFICATION_TIMEOUT = ANSWER_SECONDS
     ansi_theme_dark = Reactive(PALETTES[0], init=False)
     ansi_theme_light = Reactive(PALETTES[1], init=False)
     COMMANDS = {_actions}  # noqa: RUF012 - Textual's own type

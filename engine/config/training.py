@@ -280,7 +280,7 @@ class TrainingTable(Table):
 
     changes: list[str] = setting(
         [],
-        "Changes during training",
+        "Changes in the run",
         'Settings that change during the run: ["200: training.unet_lr=5e-5"] applies from step 201 on. A run '
         "adds changes that are made while it trains, and a repeat does the same.",
         advanced=True,

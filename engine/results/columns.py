@@ -26,6 +26,8 @@ class Column:
     """What it is, and which value is good."""
     value: Callable[[Measures], float | None]
     decimals: int = 2
+    heading: str = ""
+    """Of a narrow table; empty: the title."""
 
     def text(self, measures: Measures) -> str:
         """The value with its unit."""
@@ -54,6 +56,12 @@ COLUMNS = (
         lambda measures: measures.learned, 1,
     ),
     Column(
+        "train_learned", "Learned (training)", "%",
+        "How much lower the loss on training images is than the base model's, in a run without validation images. It "
+        "also rises while the run learns by heart.",
+        lambda measures: measures.train_gain if measures.learned is None else None, 1,
+    ),
+    Column(
         "gap", "Gap", "%",
         "Generalisation gap: the gain on training images less the gain on validation images. Near 0 is good; "
         "a growing gap is learning by heart.",
@@ -77,10 +85,10 @@ COLUMNS = (
         lambda measures: measures.bleed, 0,
     ),
     Column(
-        "response", "Prompt response", "×",
-        "How much the parts of a caption besides the trigger still change the prediction. 1 is as in the base model; "
-        "lower is a LoRA that no longer listens.",
-        lambda measures: measures.response,
+        "response", "Prompt response", "%",
+        "How much the parts of a caption besides the trigger still change the prediction. 100 % is as in the base "
+        "model; lower is a LoRA that no longer listens.",
+        lambda measures: measures.response, 0, "Response",
     ),
     Column(
         "shift", "Shift", "×",
@@ -123,6 +131,17 @@ COLUMNS = (
         lambda measures: measures.latent_base,
     ),
 )  # fmt: skip
+
+
+BY_NAME = {column.name: column for column in COLUMNS}
+
+
+def learned_column(measures: Iterable[Measures]) -> Column:
+    """How much was learned: on validation images, in a run without any on training images."""
+    rows = list(measures)
+    on_training = BY_NAME["train_learned"]
+    has_validation = any(row.learned is not None for row in rows)
+    return BY_NAME["learned"] if has_validation or all(on_training.value(row) is None for row in rows) else on_training
 
 
 def measured_columns(measures: Iterable[Measures]) -> list[Column]:

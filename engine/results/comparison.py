@@ -63,8 +63,13 @@ class Comparison:
     @property
     def labels(self) -> tuple[str, ...]:
         """ "A smithy", "B smithy-2"."""
-        names = (printable(run.name) for run in self.runs)
+        names = (printable(run.title) for run in self.runs)
         return tuple(f"{letter} {name}" for letter, name in zip(self.letters, names, strict=True))
+
+    def prompt_text(self, matched: MatchedPrompt) -> str:
+        """A prompt as it was written, with the trigger words of all runs that have it: "a robot/smithy on a beach"."""
+        triggers = (run.trigger for run, index in zip(self.runs, matched.indexes, strict=True) if index is not None)
+        return matched.prompt.replace(_TRIGGER, "/".join(dict.fromkeys(filter(None, triggers))))
 
     def losses(self) -> list[tuple[int, tuple[float | None, ...]]]:
         """Validation losses by step."""

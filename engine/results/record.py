@@ -16,7 +16,7 @@ from engine.results.similarity import Similarity, read_similarity
 from engine.results.verdict import Assessment, assess
 from engine.runs import RunDir, RunState, true_state
 from engine.runs.curve import Curve
-from engine.runs.events import ErrorEvent, Event, EventFollower, RunStartedEvent, StepEvent, WarningEvent
+from engine.runs.events import ErrorEvent, Event, EventFollower, StepEvent, WarningEvent
 from engine.runs.history import RunHistory
 from engine.runs.remarks import Remarks, read_remarks
 from engine.runs.values import count
@@ -58,8 +58,6 @@ class _Collector:
         self.rates: dict[str, Curve] = {}
         self.other_groups: dict[str, None] = {}
         self.memory: dict[str, float] = {}
-        self._seconds = self._last_event_at = 0.0
-        self._started_at: float | None = None
 
     def feed(self, events: Iterable[Event]) -> None:
         events = list(events)
@@ -68,10 +66,6 @@ class _Collector:
             self._take(event)
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, RunStartedEvent) or self._started_at is None:
-            self._end_start()
-            self._started_at = event.time
-        self._last_event_at = event.time
         self.book.take(event)
         match event:
             case StepEvent():
@@ -93,16 +87,6 @@ class _Collector:
             if key in ("peak_gib", "resident_gib"):
                 self.memory[key] = max(value, self.memory.get(key, 0.0))
 
-    def _end_start(self) -> None:
-        if self._started_at is not None:
-            self._seconds += max(0.0, self._last_event_at - self._started_at)
-
-    def total_seconds(self) -> float:
-        """The duration of all starts of the run, each from its first to its last event."""
-        self._end_start()
-        self._started_at = None
-        return self._seconds
-
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -122,7 +106,7 @@ class RunRecord:
     """How many groups more there are."""
     warnings: Warnings
     seconds: float
-    """The run's duration, all starts together."""
+    """How long it was worked on, all starts together."""
     memory: Mapping[str, float]
     """The highest `peak_gib` (VRAM) and `resident_gib` of the trainer."""
     config: RunConfig | None
@@ -133,6 +117,11 @@ class RunRecord:
     preset: str = ""
     """The shipped preset that it was started with; empty if unknown."""
     remarks: Remarks = field(default_factory=Remarks)
+
+    @property
+    def title(self) -> str:
+        """The name that viewers show: that of the person's remarks, else the run's own."""
+        return self.remarks.title or self.name
 
     @property
     def best_step(self) -> int | None:
@@ -174,7 +163,7 @@ def read_run(run_dir: RunDir) -> RunRecord:
         rates=collector.rates,
         other_groups=len(collector.other_groups),
         warnings=collector.warnings,
-        seconds=collector.total_seconds(),
+        seconds=history.worked.seconds,
         memory=collector.memory,
         config=config,
         trouble=trouble,

@@ -109,6 +109,11 @@ def assess(files: Sequence[SavedFile], book: MeasureBook, steps_left: int = 0) -
     return Assessment(judged, *_choose(judged, steps_left))
 
 
+def best_words(best: JudgedFile) -> str:
+    """What the recommended file is called next to its verdict."""
+    return "best of these" if best.verdict.kind == "overtrained" else "best"
+
+
 def past_best(assessment: Assessment) -> str:
     """Why the run gets no better, one sentence: its two newest files are overtrained, and an older one is recommended.
     Empty if that is not so."""
@@ -299,9 +304,15 @@ def _advice(judged: Sequence[JudgedFile], best: JudgedFile, steps_left: int) -> 
         advice.append("Train 2 or 3 epochs more: resume this run with a higher training.max_train_epochs.")
     if best.verdict.kind == "overtrained":
         if judged[0] is best:
-            advice.append("Even the first file is overtrained: lower the learning rates by half, and save more often.")
+            advice.append(
+                "Even the first file is overtrained: use it at a lower strength, or train again with half the learning "
+                "rates, and save more often."
+            )
         else:
-            advice.append(f"Lower the learning rates by half, and start from the file of step {step}.")
+            advice.append(
+                f"Even the best file is overtrained: use it at a lower strength, or start from the file of step {step} "
+                "with half the learning rates."
+            )
     if best.measures.response is not None and best.measures.response < WEAK_RESPONSE:
         advice.append("Use more varied images, and describe in the captions what should stay changeable.")
     if is_repetitive([file.measures for file in judged]):

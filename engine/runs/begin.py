@@ -29,17 +29,19 @@ def start(
     *,
     on_end: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
+    warned: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Launch a prepared run and add it to the list of runs.
 
     Args:
         on_end: the words of a command that the trainer runs when it has ended.
         variables: of the trainer's environment, besides its usual ones.
+        warned: the person has seen what a logout would end, as every review shows it.
 
     Raises:
         StorageError: its log cannot be written.
     """
-    for sentence in (record_run(run_dir), logout_warning()):
+    for sentence in (record_run(run_dir), None if warned else logout_warning()):
         if sentence:
             log(sentence)
     return launch(run_dir, variables={**variables_of(on_end), **(variables or {})})

@@ -30,6 +30,7 @@ from engine.runs.events import (
 )
 from engine.runs.layout import RunDir, own_file, own_files
 from engine.runs.shortage import Shortage
+from engine.runs.working_time import WorkingTime
 
 if TYPE_CHECKING:
     from engine.runs.contact import Samples
@@ -113,6 +114,7 @@ class RunHistory:
         self.ending: str | None = None
         """finished, stopped or failed, once the process has ended regularly."""
         self.start_count = 0
+        self.worked = WorkingTime()
         self._phases: list[str] = []
 
     @property
@@ -134,6 +136,7 @@ class RunHistory:
         """Add the next events."""
         newest_step: StepEvent | None = None
         for event in events:
+            self.worked.take(event)
             if isinstance(event, StepEvent):
                 self._add_step(event)
                 newest_step = event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.runs.integrity import require_sound
@@ -59,6 +59,18 @@ def write_remarks(run_dir: RunDir, remarks: Remarks) -> None:
             "favourites": favourites,
         },
     )
+
+
+def rename_favourite(run_dir: RunDir, old: str, new: str) -> None:
+    """Keep the mark on a file that is about to get another name: a process that ends in between, and is repeated, finds
+    the mark where the file will be.
+
+    Raises:
+        UsageError, StorageError: as `write_remarks`.
+    """
+    remarks = read_remarks(run_dir)
+    if old in remarks.favourites:
+        write_remarks(run_dir, replace(remarks, favourites=remarks.favourites - {old} | {new}))
 
 
 def _line(value: Any, longest: int) -> str:

@@ -26,6 +26,7 @@ from engine.runs.identity import own_identity
 from engine.runs.integrity import damaged_run_error
 from engine.runs.layout import ARCHIVE, CURRENT, RunDir, own_files
 from engine.runs.prepare import RESERVE_BYTES, absolute_paths, live_run_error, require_utf8, starter_lock, writing
+from engine.runs.remarks import rename_favourite
 from engine.runs.state import RunState, mark_starting, true_state
 from engine.runs.states import newest_state, saved_states
 from engine.text import printable, shell_line
@@ -136,6 +137,7 @@ def prepare_resume(
 
 def _keep(run_dir: RunDir, last: Path, name: Path, place: Place | None) -> None:
     """Rename the last file of a finished run to the name of its epoch or step, and report it as saved."""
+    rename_favourite(run_dir, last.name, name.name)
     last.rename(name)
     step = place.step if place is not None else 0
     epoch = None

@@ -383,7 +383,7 @@ class Trainer:
                     self.session.state.update(state="running")
                     return
                 if command.name == "pause":
-                    self.session.control.acknowledge(command, "done: it is paused already")
+                    self.session.control.acknowledge(command, "done: the run was paused already")
                 else:
                     self._execute(command)
             time.sleep(PAUSE_SECONDS)

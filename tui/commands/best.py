@@ -11,7 +11,7 @@ import click
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.paths import expanded
-from engine.results.columns import BEST
+from engine.results.columns import BEST, NOTHING, Column, learned_column
 from engine.runs import RunDir, resolve
 from engine.text import percent, printable
 from tui.shell import output
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.results.similarity import Similarity
     from engine.results.verdict import Assessment, JudgedFile
 
-_COLUMNS = ("file", "step", "epoch", "learned", "gap", "bleed", "response", "verdict")
+_FIGURES = ("gap", "bleed", "response")
 
 
 @click.command("best", short_help="Name the best file of a run, and why.")
@@ -44,10 +44,10 @@ def command(
 ) -> int:
     """Judge the files of RUN, a directory or a part of its name, and recommend one.
 
-    learned is how much lower the loss on validation images is than the base model's, gap what training images gained
-    beyond that; bleed is how far predictions for everyday prompts moved, relative to what those prompts still change
-    (above 55 % other subjects suffer), response how much the rest of a prompt still counts (100 %: as in the base
-    model). docs/results.md explains them.
+    learned is how much lower the loss on validation images is than the base model's (on training images, and named so,
+    in a run without validation images), gap what training images gained beyond that; bleed is how far predictions for
+    everyday prompts moved, relative to what those prompts still change (above 55 % other subjects suffer), response how
+    much the rest of a prompt still counts (100 %: as in the base model). docs/results.md explains them.
 
     --with-clip, --with-dino and --with-face compare the samples with training images and prompts by models that are on
     this machine. The figures are kept with the run and shown next to the verdicts, which do not depend on them.
@@ -123,22 +123,26 @@ def _similarities(assessment: Assessment, similarity: Similarity) -> Iterator[st
 
 
 def _table(assessment: Assessment) -> Iterator[str]:
-    rows = [_COLUMNS, *(_cells(judged, judged is assessment.best) for judged in assessment.files)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    learned = learned_column(judged.measures for judged in assessment.files)
+    head = ("file", "step", "epoch", learned.title.lower(), *_FIGURES, "verdict")
+    rows = [head, *(_cells(judged, judged is assessment.best, learned) for judged in assessment.files)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for file, *figures, verdict in rows:
         right = [figure.rjust(width) for figure, width in zip(figures, widths[1:-1], strict=True)]
         yield "  ".join((file.ljust(widths[0]), *right, verdict))
 
 
-def _cells(judged: JudgedFile, best: bool) -> tuple[str, ...]:
+def _cells(judged: JudgedFile, best: bool, learned: Column) -> tuple[str, ...]:
+    from engine.results.verdict import best_words
+
     file, measures = judged.file, judged.measures
-    shares = (measures.learned, measures.gap, measures.bleed, measures.response)
+    shares = (learned.value(measures), *(getattr(measures, name) for name in _FIGURES))
     return (
         printable(file.path.name),
-        "–" if file.step is None else str(file.step),
-        "–" if file.epoch is None else str(file.epoch),
-        *("–" if share is None else percent(share) for share in shares),
-        f"{judged.verdict.kind} {BEST} best" if best else judged.verdict.kind,
+        NOTHING if file.step is None else str(file.step),
+        NOTHING if file.epoch is None else str(file.epoch),
+        *(NOTHING if share is None else percent(share) for share in shares),
+        f"{judged.verdict.kind} {BEST} {best_words(judged)}" if best else judged.verdict.kind,
     )
 
 

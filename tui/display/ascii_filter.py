@@ -9,9 +9,9 @@ from textual.color import Color
 from textual.filter import LineFilter
 
 _SIGNS = {
-    "✓": "+", "✗": "x", "▶": ">", "▸": ">", "▷": ">", "◀": "<", "◂": "<", "●": "*", "○": "o", "◆": "#", "■": "#",
-    "□": "=", "‖": "=", "★": "*", "•": "*", "·": ".", "…": "~", "–": "-", "—": "-", "→": ">", "←": "<", "↑": "^",
-    "↓": "v", "×": "x", "▼": "v", "▾": "v", "▲": "^", "▴": "^", "‹": "<", "›": ">", "≤": "<", "≥": ">",
+    "✓": "v", "✗": "x", "▶": ">", "▸": ">", "▷": ">", "◀": "<", "◂": "<", "●": "@", "○": "o", "◆": "#", "■": "#",
+    "□": "=", "‖": "=", "★": "*", "•": "*", "·": "|", "…": "~", "–": "-", "—": "-", "→": ">", "←": "<", "↑": "^",
+    "↓": "_", "×": "x", "▼": "v", "▾": "v", "▲": "^", "▴": "^", "‹": "<", "›": ">", "≤": "<", "≥": ">",
     "“": '"', "”": '"', "’": "'", "‘": "'",
 }  # fmt: skip
 
@@ -33,8 +33,8 @@ _LETTERS = str.maketrans({
 
 
 def in_ascii(text: str) -> str:
-    """`text` with our signs and lines as letters; it keeps its length."""
-    return text if text.isascii() else text.translate(_LETTERS)
+    """`text` with our signs and lines as letters; it keeps its length. An ellipsis has three dots where it can."""
+    return text if text.isascii() else text.replace("…  ", "...").translate(_LETTERS)
 
 
 class AsciiFilter(LineFilter):
@@ -42,4 +42,17 @@ class AsciiFilter(LineFilter):
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """See `LineFilter.apply`."""
-        return [Segment(in_ascii(text), style, control) for text, style, control in segments]
+        texts = [text for text, _style, _control in segments]
+        for place, text in enumerate(texts[1:], 1):
+            if texts[place - 1].endswith("…") and text.startswith("  ") and _is_plain(segments[place]):
+                texts[place - 1 : place + 1] = f"{texts[place - 1]}  ", text[2:]  # the room is in the next segment
+        return [
+            Segment(in_ascii(text), style, control)
+            for text, (_text, style, control) in zip(texts, segments, strict=True)
+        ]
+
+
+def _is_plain(segment: Segment) -> bool:
+    """Whether spaces in it look like nothing."""
+    style = segment.style
+    return style is None or not (style.reverse or style.underline)

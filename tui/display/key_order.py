@@ -12,6 +12,8 @@ from textual.dom import DOMNode
 
 from tui.display.list_keys import plain
 
+ANSWER_SECONDS = 8.0
+"""How long an answer is shown, unless a key is pressed before."""
 PATIENCE_SECONDS = 2.0
 """The longest time that the next key waits, in case a widget is removed before it has handled its key."""
 
@@ -40,6 +42,8 @@ class KeysInOrder(App[int]):
             await self._send_key(event)
 
     async def _send_key(self, event: events.Key | events.Paste) -> None:
+        if isinstance(event, events.Key) and self._notifications:
+            self.clear_notifications()
         loop = asyncio.get_running_loop()
         self._patience = loop.call_later(PATIENCE_SECONDS, self.call_later, self._arrived)
         await super().on_event(plain(self, event) if isinstance(event, events.Key) else event)

@@ -39,7 +39,7 @@ class Symbols:
 
 
 BLOCKS = Symbols(False, "━", "─", "●", "┤", "│", "└", "━", "⣿", "▁▂▃▄▅▆▇█")
-ASCII = Symbols(True, "#", "-", "o", "+", "|", "+", "-", ".", "_.-=+*#@")
+ASCII = Symbols(True, "#", "-", "@", "+", "|", "+", "-", ".", "_.-=+*#@")
 
 
 def symbols(environment: Mapping[str, str] = os.environ) -> Symbols:

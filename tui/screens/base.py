@@ -19,6 +19,7 @@ from textual.widgets import Static
 from textual.worker import Worker, WorkerState
 
 from engine.text import printable
+from tui.display.key_order import ANSWER_SECONDS
 from tui.text.cells import clipped
 from tui.texts import HELP_TOOLTIP, _
 from tui.widgets.filterable import Filterable
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from engine.runs import RunDir
     from tui.app import LoraSmithApp
 
-ANSWER_SECONDS = 8.0
-"""How long an answer is shown."""
 SHORT = 20
 """Rows below which screens leave out what matters less: the class `-short`."""
 MOST_SHOWN = 160
@@ -128,7 +127,7 @@ class BaseScreen(Screen[None]):
 
     def answer(self, sentence: str) -> None:
         """Show for some seconds what a key has done."""
-        self.notify(sentence, markup=False, timeout=ANSWER_SECONDS)
+        self.notify(sentence, markup=False)
 
     def fade(self, clear: Callable[[], object]) -> None:
         """Call `clear` when an answer has been shown long enough; a newer answer starts over."""

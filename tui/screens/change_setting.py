@@ -142,7 +142,7 @@ A new length recomputes the learning rate schedule; the answer shows the rate of
         if facts.kind == "list":
             screen = EntriesScreen(facts.title, facts.help, value)
         else:
-            unit = f" ({facts.unit})" if facts.unit else ""
+            unit = f" ({facts.unit})" if facts.unit and facts.unit.casefold() not in facts.title.casefold() else ""
             hint = " " + _("unset clears the value.") if facts.optional else ""
             screen = AskTextScreen(f"{facts.title}{unit}", facts.help + hint, lambda text: parse(facts, text), value)
         self.app.push_screen(screen, lambda answer: self._take(facts, answer))

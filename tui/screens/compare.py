@@ -157,9 +157,13 @@ shown; the number then moves the focus to a part. The line below explains the ch
             self.call_after_refresh(self._fill, self.comparison)
 
     @on(DataTable.RowHighlighted)
-    def _chosen(self, event: DataTable.RowHighlighted) -> None:
-        words = self._about.get(event.row_key.value or "", "")
-        self.query_one("#message", Lines).set_text(printable(words))
+    def _chosen(self) -> None:
+        self._show_about()
+
+    def _show_about(self) -> None:
+        """The sentence about the chosen row, while its table is the part in use."""
+        row = self.query_one(SettingTable).chosen_key if self.pane == "differences" else ""
+        self.query_one("#message", Lines).set_text(printable(self._about.get(row, "")))
 
     @property
     def help_text(self) -> str:
@@ -177,6 +181,7 @@ shown; the number then moves the focus to a part. The line below explains the ch
         """Show a part, and focus it."""
         self.pane = name
         show_pane(self, PANES, name)
+        self._show_about()
         keys: dict[str, type[Widget]] = {"differences": SettingTable, "samples": RunSamples}
         self.set_focus(self.query_one(keys[name]) if name in keys else None)
 

@@ -52,7 +52,10 @@ class DashboardScreen(Resuming):
         Binding("p", "pause", _("Pause"), tooltip=_("Pause the training after this step, or continue it.")),
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end; asks before.")),
         Binding(
-            "r", "resume", _("Resume"), tooltip=_("Continue from the last saved state; a finished run to more epochs.")
+            "r",
+            "resume",
+            _("Resume"),
+            tooltip=_("Continue from the last saved state; a finished run for longer."),
         ),
         Binding("m", "remedies", _("Remedies"), tooltip=_("How to fix the out-of-memory error.")),
         Binding("v,enter", "results", _("Results"), tooltip=_("The saved files with their samples: which one to use.")),
@@ -85,7 +88,6 @@ class DashboardScreen(Resuming):
 
     def __init__(self, run_dir: RunDir) -> None:
         super().__init__(run_dir)
-        self.config: RunConfig | None = None
         self.follower = RunWatch(run_dir, self.machine)
         self._pending: dict[str, str] = {}
         """Commands that are not answered yet: id to name."""
@@ -154,7 +156,7 @@ class DashboardScreen(Resuming):
         self.history.feed(look.events)
         self.look = look
         if lived and not self.live and not look.gone:
-            notify.on_screen(self.app, f"LoRA Smith: {self.run_dir.name}: {sign(self.state)}")
+            notify.on_screen(self.app, f"LoRA Smith: {self.run_title}: {sign(self.state)}")
         if any(isinstance(event, ChangedEvent) for event in look.events):
             self._read_config()
         if self.state != before:
@@ -170,12 +172,15 @@ class DashboardScreen(Resuming):
         look, history = self.look, self.history
         if look is None:
             return
-        heading = words.heading(history.name or self.run_dir.name, self.state, history, complete=look.complete)
+        heading = words.heading(self.run_title, self.state, history, complete=look.complete)
         self.query_one("#heading", Lines).set_text(heading)
         self.refresh_status()
         if not look.complete:
             return
-        self.query_one("#progress", Lines).set_text(words.progress_lines(history, look.state, self.size.width - 2))
+        training = self.config.training if self.config is not None else None
+        planned = training.max_train_steps if training is not None and training.max_train_epochs is None else None
+        progress = words.progress_lines(history, look.state, self.size.width - 2, planned)
+        self.query_one("#progress", Lines).set_text(progress)
         notice, lines = self.query_one("#notice", Lines), hints.notice(self.run_dir, history, look)
         notice.set_text("\n".join(lines))
         notice.set_class(bool(lines), "-shown")
@@ -204,7 +209,7 @@ class DashboardScreen(Resuming):
             return _("Reading the run …")
         history, state = self.history, self.look.state
         total = history.max_train_steps or state.max_train_steps
-        lines = [words.heading(history.name or self.run_dir.name, self.state, history).plain]
+        lines = [words.heading(self.run_title, self.state, history).plain]
         lines.append(_("step {0}").format(step_words(words.reached(history, state), total)))
         if history.loss is not None:
             lines.append(_("loss {0:.4f}").format(history.loss))
@@ -304,7 +309,7 @@ class DashboardScreen(Resuming):
         from tui.screens.ask import AskScreen
 
         answers = {"no": _("No, keep training"), "yes": _("Stop: finish the step, save everything, end")}
-        question = _("Stop {0}?").format(printable(self.run_dir.name))
+        question = _("Stop {0}?").format(printable(self.run_title))
         self.app.push_screen(AskScreen(question, answers), self._stop)
 
     def _stop(self, answer: str | None) -> None:

@@ -14,6 +14,7 @@ from textual.message import Message
 from textual.widgets import DataTable
 from textual.worker import Worker, WorkerState
 
+from engine.results.columns import BY_NAME
 from engine.results.record import RunRecord, read_run
 from engine.runs import RunDir
 from engine.text import plural, printable
@@ -24,7 +25,7 @@ from tui.texts import _
 from tui.widgets.file_table import FileTable
 from tui.widgets.frames import framed
 from tui.widgets.gallery import Gallery
-from tui.widgets.lines import Lines
+from tui.widgets.lines import Lines, Passage
 from tui.widgets.step_bar import StepBar
 
 
@@ -37,15 +38,17 @@ class ResultsScreen(FileActions):
 ## Results
 
 Each file is a LoRA that was read back and checked after it was saved. **● best** marks the one that is recommended;
-below the table are the reasons for and against the chosen file. *Learned* is how much lower the loss on validation
-images is than the base model's, *prompt* how much the rest of a prompt still counts (100 %: as in the base model).
-docs/results.md explains all of it.
+below the table are the reasons for and against the chosen file. **● best of these**: even that one is overtrained. In a
+narrow terminal the figures for which the table has no room are there too. docs/results.md explains all of it.
+
+{0}
 
 **Up** and **Down** choose a file, and its samples come into view. **u** copies it, ready for use with its trigger, into
 a folder of yours, under any name. **f** marks a favourite of yours (★), or unmarks it.
 
-**Tab** goes to the samples: there **Left** and **Right** go through time, **Up** and **Down** through the prompts, and
-**b** flips between an image and the base model's. **F11** shows the samples alone.
+**Tab** goes to the verdict where it is longer than its place, and to the samples: there **Left** and **Right** go
+through time, **Up** and **Down** through the prompts, and **b** flips between an image and the base model's. **F11**
+shows the part with the focus alone: files and verdict, or the samples.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "use", _("Use"), tooltip=_("Copy the chosen file, ready for use, into a models folder.")),
@@ -79,9 +82,9 @@ a folder of yours, under any name. **f** marks a favourite of yours (★), or un
         """Files above, samples below."""
         yield StepBar("results", [step.name for step in (*STEPS, *RUN_STEPS[:1])])
         yield Lines(id="heading")
-        yield framed(FileTable(), _("Files"))
-        yield framed(Lines(id="reasons", wraps=True), _("Verdict"))
-        yield framed(Gallery(_("This run has no samples.")), _("Samples"))
+        yield FileTable()
+        yield Passage(_("Verdict"), id="reasons")
+        yield framed(Gallery(""), _("Samples"))
         yield Lines(id="message", wraps=True)
 
     def on_mount(self) -> None:
@@ -97,7 +100,7 @@ a folder of yours, under any name. **f** marks a favourite of yours (★), or un
     def _show(self, event: RunRead) -> None:
         self.record = event.record
         files, samples = self.files, event.record.samples
-        heading = [printable(self.run_dir.name), plural(len(files), _("file"))]
+        heading = [printable(event.record.title), plural(len(files), _("file"))]
         if samples.images:
             heading.append(plural(len(samples.images), _("sample")))
         heading.append(printable(self.run_dir.path))
@@ -107,7 +110,7 @@ a folder of yours, under any name. **f** marks a favourite of yours (★), or un
         table, best = self.query_one(FileTable), event.record.assessment.best
         table.show_files(files, best, event.record.remarks.favourites)
         table.styles.height = 3 + len(files)  # a height of "auto" is sometimes that before the rows were added
-        self.query_one(Gallery).show(samples)
+        self.query_one(Gallery).show(samples, _("This run has no samples."))
         table.set_class(not files, "-empty")
         if files:
             table.choose(str((best or files[-1]).file.path))
@@ -116,7 +119,7 @@ a folder of yours, under any name. **f** marks a favourite of yours (★), or un
         else:
             saves = _("No LoRA is saved yet. On the run's screen, w saves one now.")
             live = event.record.state.live
-            self.query_one("#reasons", Lines).set_text(saves if live else _("This run has saved no LoRA."))
+            self.query_one("#reasons", Passage).set_text(saves if live else _("This run has saved no LoRA."))
             self.query_one(Gallery).focus()
         self.refresh_bindings()
         self.refresh_status()
@@ -126,10 +129,18 @@ a folder of yours, under any name. **f** marks a favourite of yours (★), or un
         judged = self.judged
         if judged is not None and self.record is not None:
             self.query_one(Gallery).choose(judged.file.step)
-            self.query_one("#reasons", Lines).set_text(reasons(judged, self.record.assessment, self.record.similarity))
+            self._show_reasons()
             if self._to_centre:
                 self._to_centre = False
                 self.call_after_refresh(self._centre)  # the reasons below decide how many rows there are
+
+    def _show_reasons(self) -> None:
+        """The verdict on the highlighted file, with the figures that its table has no room for."""
+        judged, record = self.judged, self.record
+        if judged is not None and record is not None:
+            figures = self.query_one(FileTable).further_figures
+            words = reasons(judged, record.assessment, record.similarity, figures)
+            self.query_one("#reasons", Passage).set_text(words)
 
     def on_descendant_focus(self) -> None:
         """In few rows the part with the focus has the room: files and verdict, or the samples."""
@@ -139,8 +150,9 @@ a folder of yours, under any name. **f** marks a favourite of yours (★), or un
             self.call_after_refresh(self._centre)
 
     def on_resize(self) -> None:
-        """Name the key to the samples where they have no room."""
+        """Name the key to the samples where they have no room; other columns may fit."""
         super().on_resize()
+        self.call_after_refresh(self._show_reasons)
         self.query_one(Gallery).border_title = _("Samples (Tab)") if self.has_class("-short") else _("Samples")
 
     def _centre(self) -> None:
@@ -164,7 +176,15 @@ a folder of yours, under any name. **f** marks a favourite of yours (★), or un
 
     def status_text(self) -> str:
         """The run and how many files it has."""
-        return f"{printable(self.run_dir.name)}: {plural(len(self.files), _('file'))}"
+        name = self.record.title if self.record is not None else self.run_dir.name
+        return f"{printable(name)}: {plural(len(self.files), _('file'))}"
+
+    @property
+    def help_text(self) -> str:
+        """About the screen, and the figures of its table."""
+        explained = (BY_NAME[name] for name in ("learned", "train_learned", "response"))
+        lines = (f"* **{_(each.heading or each.title)}**: {_(each.explanation)}" for each in explained)
+        return self.HELP.format("\n".join(lines))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Actions that need a file are there with one only."""

@@ -18,11 +18,13 @@ from engine.runs.shortage import Shortage
 from engine.text import printable
 from tui.screens.base import BaseScreen
 from tui.text import run as words
+from tui.text.longer import RunLength
 from tui.texts import _
 from tui.watching.machine import MachineWatch
 from tui.watching.run import Look
 
 if TYPE_CHECKING:
+    from engine.config import RunConfig
     from engine.oom.remedy import Remedy
     from tui.screens.remedies import EstimateSavings
 
@@ -51,6 +53,8 @@ class Resuming(BaseScreen):
         super().__init__()
         self.run_dir = run_dir
         self.history = RunHistory()
+        self.config: RunConfig | None = None
+        """With all its changes; None until it was read."""
         self.look: Look | None = None
         """The newest look."""
         self.machine = MachineWatch()
@@ -59,6 +63,11 @@ class Resuming(BaseScreen):
         self._changes: Mapping[str, object] | None = None
         """Settings that the last resume changes."""
         self._wake = threading.Event()
+
+    @property
+    def run_title(self) -> str:
+        """The name that lists show."""
+        return (self.look.title if self.look is not None else "") or self.run_dir.name
 
     @property
     def state(self) -> str:
@@ -74,24 +83,34 @@ class Resuming(BaseScreen):
         raise NotImplementedError
 
     def action_resume(self) -> None:
-        """Resume; a finished run to a number of epochs; ask where it may still be running elsewhere."""
+        """Resume; a finished run to another length; ask where it may still be running elsewhere."""
         from tui.screens.ask import AskScreen
         from tui.screens.longer import LongerScreen
 
         if self.state == "finished":
-            self.app.push_screen(LongerScreen(self.run_dir, self.history.epochs), self._train_longer)
+            screen = LongerScreen(self.run_dir, self.run_title, self._length)
+            self.app.push_screen(screen, self._train_longer)
             return
         if self.state != "unknown" or self.look is None:
             self._continue()
             return
         answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
         text = _("{0}. Running it on two machines would damage it.").format(self.look.state.detail.capitalize())
-        question = _("Is {0} still running there?").format(printable(self.run_dir.name))
+        question = _("Is {0} still running there?").format(printable(self.run_title))
         self.app.push_screen(AskScreen(question, answers, text), self._resume_here)
 
-    def _train_longer(self, epochs: int | None) -> None:
-        if epochs is not None:
-            self._continue({"training.max_train_epochs": epochs})
+    @property
+    def _length(self) -> RunLength:
+        """Of the finished run: in epochs, unless its settings have a number of steps."""
+        history, training = self.history, self.config.training if self.config is not None else None
+        in_epochs = training is None or training.max_train_epochs is not None
+        epochs = (training.max_train_epochs if training is not None else None) or history.epochs
+        per_epoch, seconds = history.updates_per_epoch, history.seconds_per_step
+        return RunLength(in_epochs, history.step, epochs if in_epochs else None, per_epoch, seconds)
+
+    def _train_longer(self, changes: Mapping[str, object] | None) -> None:
+        if changes is not None:
+            self._continue(changes)
 
     def _resume_here(self, answer: str | None) -> None:
         if answer == "yes":

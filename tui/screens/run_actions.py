@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import on, work
 from textual.message import Message
 
+from engine.errors import UsageError
+from engine.runs.remarks import LONGEST_NOTE, LONGEST_TITLE
 from engine.text import plural, printable, size_text
 from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
@@ -148,6 +151,7 @@ class RunActions(BaseScreen):
                 _("Rename {0}").format(printable(run.title)),
                 text.format(printable(run.name)),
                 run.remarks.title or run.name,
+                LONGEST_TITLE,
                 lambda answer: self._remark(run, replace(run.remarks, title="" if answer == run.name else answer)),
             )
 
@@ -159,17 +163,19 @@ class RunActions(BaseScreen):
                 _("Note about {0}").format(printable(run.title)),
                 _("It is shown below the list, and the filter finds it."),
                 run.remarks.note,
+                LONGEST_NOTE,
                 lambda answer: self._remark(run, replace(run.remarks, note=answer)),
             )
 
-    def _ask_for_line(self, question: str, text: str, value: str, then: Callable[[str], object]) -> None:
-        """Call `then` with the answer, which may be empty."""
+    def _ask_for_line(self, question: str, text: str, value: str, longest: int, then: Callable[[str], object]) -> None:
+        """Call `then` with the answer, which may be empty and have `longest` characters."""
 
         def answered(answer: str | None) -> None:
             if answer is not None:
                 then(answer)
 
-        self.app.push_screen(AskTextScreen(question, text, value=value, may_be_empty=True), answered)
+        check = partial(_require_length, longest=longest)
+        self.app.push_screen(AskTextScreen(question, text, check, value, may_be_empty=True), answered)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
     def _remark(self, run: KnownRun, remarks: Remarks) -> None:
@@ -186,3 +192,15 @@ class RunActions(BaseScreen):
             self.smith.open_run(event.opened.run_dir)
         else:
             self._look()
+
+
+def _require_length(text: str, longest: int) -> None:
+    """Refuse a text that would be cut.
+
+    Raises:
+        UsageError: it has more than `longest` characters.
+    """
+    if len(text) > longest:
+        raise UsageError(
+            _("It has {0} characters; up to {1} are kept.").format(len(text), longest), code="remark-too-long"
+        )

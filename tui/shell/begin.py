@@ -70,7 +70,7 @@ def begin(
     if config.memory.on_oom == "auto":
         config = config.changed(memory={"on_oom": "ask"})
     run_dir = prepare(config, command_line=command_line, restart=restart, checked=checked, log=log, progress=progress)
-    return run_dir, _reaped(start(run_dir, log))
+    return run_dir, _reaped(start(run_dir, log, warned=True))
 
 
 def resume(
@@ -82,12 +82,15 @@ def resume(
 ) -> subprocess.Popen[bytes]:
     """Continue an ended run from its last saved state; arguments of `prepare_to_resume`. Blocks: for a worker.
 
+    Args:
+        log: called with what is new to a person who has read the plan; the rest is in the run's events.
+
     Raises:
         ChangedInputsError: something that it was trained on changed; nothing was started.
         LoraSmithError: it cannot be resumed; nothing was started.
     """
-    prepare_to_resume(run_dir, changes, accept_changes=accept_changes, log=log)
-    return _reaped(start(run_dir, log))
+    prepare_to_resume(run_dir, changes, accept_changes=accept_changes)
+    return _reaped(start(run_dir, log, warned=True))
 
 
 def _reaped(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:

@@ -139,9 +139,11 @@ def _line(event: Event) -> str | None:
         case WarningEvent():
             return f"warning: {event.text}"
         case ValidationEvent():
-            losses = {"validation loss": event.loss, "loss on training images": event.train_loss}
-            parts = [f"{name} {value:.4f}" for name, value in losses.items() if value is not None]
-            return f"{', '.join(parts) or 'validation loss unknown'} at step {_number(event.step)}"
+            losses = (("validation loss", "loss", event.loss),
+                      ("loss on training images", "train_loss", event.train_loss))  # fmt: skip
+            parts = [f"{name} {'not a number' if value is None else format(value, '.4f')}"
+                     for name, key, value in losses if key in event.data]  # fmt: skip
+            return f"{', '.join(parts)} at step {_number(event.step)}" if parts else None
         case SavedEvent():
             size = f" ({event.bytes / 2**20:.1f} MiB)" if event.bytes is not None else ""
             return f"saved and verified {event.path}{size}, step {_number(event.step)}"

@@ -52,7 +52,7 @@ def help_text(state: str, *, live: bool) -> str:
                 "* **Results** lists the saved files, recommends one, and shows their samples next to each other. "
                 "There, **Use** copies one into a models folder, and **What now** shows how to use it in "
                 "ComfyUI, A1111 and diffusers.\n"
-                "* **Train longer** continues this run to more epochs."
+                "* **Train longer** continues this run, to more steps or epochs."
             )
         )
     else:

@@ -53,7 +53,7 @@ def answer_text(answer: str) -> str:
     """The trainer's answer to a command, in words for a person."""
     if answer.removeprefix("refused: ") == "not possible in this phase":
         return _("not possible before the first step; try again when the training has begun")
-    return printable(answer)
+    return printable(answer.removeprefix("done: "))
 
 
 def phase_text(name: str) -> str:
@@ -81,10 +81,14 @@ def heading(name: str, state: str, history: RunHistory, *, complete: bool = True
     )
 
 
-def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
-    """Two lines: progress of the run or its phase, with the time left; progress of the epoch, with the speed."""
+def progress_lines(history: RunHistory, state: RunState, width: int, planned: int | None = None) -> Content:
+    """Two lines: progress of the run or its phase, with the time left; progress of the epoch, with the speed.
+
+    Args:
+        planned: the number of steps in the run's settings, until the trainer has reported it.
+    """
     cells = max(8, min(40, width - 62))
-    total = history.max_train_steps or state.max_train_steps
+    total = history.max_train_steps or state.max_train_steps or planned
     part = history.progress if history.phase in (Phase.LOAD, Phase.CACHE) else None
     if part is not None:
         label, share = phase_text(history.phase).capitalize(), part.done / max(1, part.total)
@@ -122,13 +126,21 @@ def _epoch_share(history: RunHistory) -> float:
 
 
 def time_left(history: RunHistory, state: RunState) -> str:
-    """The estimate, including samples, saves and measuring; or when there will be one."""
+    """The estimate, including samples, saves and measuring; or when there will be one. Of an ended run, how long it
+    took."""
     if not state.live:
-        return _("ended")
+        seconds = history.worked.seconds
+        return _("ended after {0}").format(duration(seconds)) if seconds >= 1 else _("ended")
     if state.state == "paused":
         return _("paused")
     if history.eta_seconds is not None:
-        return _("{0} left").format(duration(history.eta_seconds))
+        left = duration(history.eta_seconds)
+        is_between = history.phase in (
+            Phase.SAMPLE,
+            Phase.VALIDATE,
+            Phase.SAVE,
+        )  # the estimate is that of the last step
+        return _("{0} left at step {1}").format(left, history.step) if is_between else _("{0} left").format(left)
     if history.phase == Phase.CACHE:
         return _("time left: known after caching")
     return _("time left: known after the first step")
@@ -248,8 +260,7 @@ def _event_words(event: Event) -> tuple[str, str, str]:
         case SampleEvent():
             return "·", _("Sample of prompt {0}, {1}").format((event.index or 0) + 1, _at(event.step)), "dim"
         case ValidationEvent():
-            words = _("not a number") if event.loss is None else f"{event.loss:.4f}"
-            return "●", _("Validation loss {0}, {1}").format(words, _at(event.step)), ""
+            return "●", _validation_words(event), ""
         case ChangedEvent():
             return "▸", event.text, ""
         case ControlAckEvent():
@@ -260,6 +271,14 @@ def _event_words(event: Event) -> tuple[str, str, str]:
             state = SIGNS.get(event.state, ("", event.state, ""))[1]
             return "■", _("{0} at {1}").format(state, _at(event.step)), ""
     return "", "", ""
+
+
+def _validation_words(event: ValidationEvent) -> str:
+    """The losses that were measured; a run without validation images has that of training images alone."""
+    losses = (("loss", _("Validation loss {0}, {1}"), event.loss),
+              ("train_loss", _("Loss on training images {0}, {1}"), event.train_loss))  # fmt: skip
+    words, value = next(((words, value) for key, words, value in losses if key in event.data), ("", None))
+    return words.format(_("not a number") if value is None else f"{value:.4f}", _at(event.step)) if words else ""
 
 
 def _at(step: int | None) -> str:

@@ -10,6 +10,7 @@ from engine.runs import Event, EventFollower, RunDir, RunState, true_state
 from engine.runs.events import ErrorEvent, NoteEvent, WarningEvent
 from engine.runs.follow import explain
 from engine.runs.launch import log_tail
+from engine.runs.remarks import read_remarks
 from tui.watching.machine import Machine, MachineWatch
 
 LIVE_SECONDS, IDLE_SECONDS = 1.0, 2.0
@@ -42,6 +43,8 @@ class Look:
     explanation: tuple[str, ...]
     """Of a run that was lost, or is on another machine."""
     machine: Machine | None
+    title: str
+    """The name that lists show; empty: the run's own."""
 
 
 def printed_lines(event: Event) -> list[str]:
@@ -64,6 +67,7 @@ class RunWatch:
     def __init__(self, run_dir: RunDir, machine: MachineWatch | None = None) -> None:
         self.run_dir = run_dir
         self._machine = machine
+        self._title: str | None = None
         self._follower = EventFollower(run_dir.events_path)
         self._last: Event | None = None
         self._before: object = None
@@ -75,6 +79,8 @@ class RunWatch:
 
     def look(self) -> Look | None:
         """Read what is new; None where nothing is."""
+        if self._title is None:
+            self._title = read_remarks(self.run_dir).title
         state = true_state(self.run_dir)  # older than the events: when it says "ended", they are all there
         events, complete = self._events()
         self._reported.extend(frozenset(lines) for event in events if (lines := printed_lines(event)))
@@ -92,6 +98,7 @@ class RunWatch:
             log=self._log_lines(),
             explanation=self._explain(state) if complete and not gone else (),
             machine=self._machine.latest if self._machine else None,
+            title=self._title,
         )
         key = (state.state, state.phase, state.max_train_steps, state.exit_code, state.detail, gone, look.writable,
                  look.partial, look.bad_lines, self._log_key, complete, look.machine)  # fmt: skip

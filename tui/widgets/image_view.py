@@ -103,6 +103,8 @@ class ImageView(Widget):
 
 def words(path: Path, mode: str, width: int = 80) -> Text:
     """The text that replaces an image, in a box of `width` columns."""
+    if mode == "off":
+        return Text(_("image not drawn") if width < ROOM else _("Image not drawn; F2 draws images."), "dim")
     text = Text(printable(path.name), "dim")
     if mode == "poor" and width < ROOM:
         text.append(_("\ntoo few colours"))

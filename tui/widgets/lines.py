@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.geometry import Region
 from textual.widget import Widget
 
+from tui.texts import _
 from tui.widgets.filterable import Filterable
 
 
@@ -55,6 +56,41 @@ def _first_difference(first: Content, second: Content) -> int:
     pairs = enumerate(zip(first.plain, second.plain, strict=False))
     same = next((place for place, (a, b) in pairs if a != b), min(len(first.plain), len(second.plain)))
     return cell_len(first.plain[:same])
+
+
+class Passage(VerticalScroll, can_focus=False):
+    """Text that is as high as its lines up to the height that the style sheet allows; where it has more, Tab reaches
+    it, and it scrolls.
+
+    Args:
+        title: in its frame.
+    """
+
+    DEFAULT_CSS = "Passage { height: auto; }"
+
+    def __init__(self, title: str, *, id: str) -> None:
+        super().__init__(id=id, classes="frame")
+        self._title = self.border_title = title
+
+    def compose(self) -> ComposeResult:
+        """The text."""
+        yield Lines(id=f"{self.id}-lines", wraps=True)
+
+    def set_text(self, content: Content | str) -> None:
+        """Show this text from its beginning."""
+        self.query_one(Lines).set_text(content)
+        self.scroll_home(animate=False)
+
+    @property
+    def copied_text(self) -> str:
+        """The text."""
+        return self.query_one(Lines).render().plain
+
+    def watch_show_vertical_scrollbar(self) -> None:
+        """Take the focus, and name the keys, where there is more than is shown."""
+        self.can_focus = self.show_vertical_scrollbar
+        more = _("{0} (Tab: all of it)").format(self._title)
+        self.border_title = more if self.show_vertical_scrollbar else self._title
 
 
 class Tail(VerticalScroll, Filterable):

@@ -119,7 +119,9 @@ class RunSamples(Vertical, can_focus=True):
                 tile.query_one(ImageView).path = path
         seed = _("seed {0}").format(matched.seed) if matched.seed is not None else _("the seed was not fixed")
         words = _("prompt {0} of {1} ({2}): {3}")
-        caption.update(words.format(place + 1, len(comparison.prompts), seed, printable(matched.prompt)))
+        caption.update(
+            words.format(place + 1, len(comparison.prompts), seed, printable(comparison.prompt_text(matched)))
+        )
 
     def _tile(self, comparison: Comparison, number: int, index: int | None) -> tuple[str, Path | None]:
         """The label and the file of a run's tile."""

@@ -10,6 +10,7 @@ from engine.config import RunConfig, load_config
 from engine.config.changes import at_the_end, changes_of
 from engine.runs import RunDir, prepare_resume, prepare_run, read_events
 from engine.runs.extend import Place, statement
+from engine.runs.remarks import Remarks, read_remarks, write_remarks
 from engine.runs.resume import plan_resume
 from engine.runs.state import write_exit
 from tests.engine.runs.test_prepare import end
@@ -53,6 +54,22 @@ def test_a_finished_run_becomes_longer_and_keeps_its_last_file(config: RunConfig
     config = load_config(run_dir.config_path)
     assert config.training.max_train_steps == 100, "what the run began with stays"
     assert config.training.changes == ["100: training.max_train_epochs=20"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"robot.safetensors"}, {"robot-000005.safetensors"}),
+        ({"robot.safetensors", "robot-000002.safetensors"}, {"robot-000005.safetensors", "robot-000002.safetensors"}),
+        ({"robot-000002.safetensors"}, {"robot-000002.safetensors"}),
+        (set(), set()),
+    ],
+)
+def test_a_favourite_stays_the_file_that_was_marked(config: RunConfig, before: set[str], after: set[str]) -> None:
+    run_dir = ended(config)
+    write_remarks(run_dir, Remarks("The robot", "a note", frozenset(before)))
+    prepare_resume(run_dir, changes={"training.max_train_steps": 150})
+    assert read_remarks(run_dir) == Remarks("The robot", "a note", frozenset(after))
 
 
 def test_nothing_is_written_by_the_plan(config: RunConfig) -> None:

@@ -467,7 +467,7 @@ def test_pause_twice_then_continue_goes_on(
     monkeypatch.setattr(Trainer, "advance", requesting)
     assert train_here(run) == ExitCode.DONE
     answers = [event.data["result"] for event in events(run, "control_ack")]
-    assert answers == ["done", "done: it is paused already", "done"]
+    assert answers == ["done", "done: the run was paused already", "done"]
 
 
 def test_a_rate_that_nobody_uses_is_refused(

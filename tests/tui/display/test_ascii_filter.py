@@ -7,7 +7,10 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 
+from engine.results.columns import BEST, FAVOURITE
+from engine.results.columns import SIGNS as VERDICTS
 from tui.display.ascii_filter import AsciiFilter, in_ascii
+from tui.display.symbols import ASCII
 from tui.text.rows import SIGNS
 
 
@@ -16,10 +19,13 @@ from tui.text.rows import SIGNS
     [
         ("╭─ Runs ─╮", "+- Runs -+"),
         ("│ a │ ┤ ├ ┼ ┃ ━", "| a | + + + | -"),
-        ("▶ running · 3 → 4", "> running . 3 > 4"),
+        ("▶ running · 3 → 4", "> running | 3 > 4"),
         ("██░▄▀", "##.##"),
         ("größer 日本 38 °C", "größer 日本 38 °C"),
         ("plain", "plain"),
+        ("Reading …  ", "Reading ..."),
+        ("Reading … x", "Reading ~ x"),
+        ("a long na…", "a long na~"),
     ],
 )
 def test_signs_become_letters_and_words_stay(text: str, expected: str) -> None:
@@ -33,4 +39,25 @@ def test_every_state_has_a_sign_of_its_own_or_a_word() -> None:
 
 def test_styles_stay() -> None:
     bold = Style(bold=True)
-    assert AsciiFilter().apply([Segment("✓", bold)], Color(0, 0, 0)) == [Segment("+", bold, None)]
+    assert AsciiFilter().apply([Segment("✓", bold)], Color(0, 0, 0)) == [Segment("v", bold, None)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["Reading …", "     "], ["Reading ...", "   "]),
+        (["Reading …", " x"], ["Reading ~", " x"]),
+        (["a", "…", "  b"], ["a", "...", "b"]),
+        (["…"], ["~"]),
+    ],
+)
+def test_an_ellipsis_has_three_dots_where_the_next_part_has_room(texts: list[str], expected: list[str]) -> None:
+    drawn = AsciiFilter().apply([Segment(text) for text in texts], Color(0, 0, 0))
+    assert [segment.text for segment in drawn] == expected
+
+
+def test_signs_that_can_be_next_to_each_other_differ() -> None:
+    """A favourite may be the best file; a verdict, a chart's raw dots and what separates parts of a line."""
+    signs = [*map(in_ascii, (BEST, FAVOURITE, *VERDICTS.values(), "·", "…")), "."]
+    assert len(set(signs)) == len(signs)
+    assert in_ascii(BEST) == ASCII.mark, "the help names the mark of a chart by the same sign"

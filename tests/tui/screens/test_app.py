@@ -13,6 +13,7 @@ from textual.app import ComposeResult
 from textual.command import CommandPalette
 from textual.screen import Screen
 from textual.widgets import Input
+from textual.widgets._toast import Toast
 
 from engine.config import RunConfig
 from engine.runs import RunDir, prepare_run, true_state
@@ -293,3 +294,17 @@ async def test_the_palette_finds_an_action_by_what_it_does(smith: Smith, until: 
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press("ctrl+p", *"trainer's configuration".replace("\\", ""))
         await until(pilot, lambda: "From file" in text(app))
+
+
+async def test_an_answer_covers_the_first_row_and_is_gone_with_the_next_key(
+    smith: Callable[..., LoraSmithApp], until: Callable[..., Awaitable[None]]
+) -> None:
+    app = smith()
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        app.notify("A sentence about what a key has done, longer than half of the screen is.", markup=False)
+        await until(pilot, lambda: app.screen.query(Toast) and app.screen.query_one(Toast).region.height)
+        region = app.screen.query_one(Toast).region
+        assert (region.y, region.height, region.right) == (0, 1, 80)
+        assert app.NOTIFICATION_TIMEOUT <= 8
+        await pilot.press("escape")
+        await until(pilot, lambda: not app.screen.query(Toast))

@@ -345,4 +345,4 @@ async def test_the_review_lists_what_changes_during_the_training(
         report = copied.screen.copied_text  # type: ignore[attr-defined]
     part = report.partition("\nChanges during the training\n")[2].partition("\n\n")[0].split("\n")
     assert [line.rpartition(" from ")[2] for line in part] == ["step 21", "step 41"] and "5e-5" in part[0]
-    assert "Changes during training:" not in report, "they are not listed a second time as a setting"
+    assert "Changes in the run:" not in report, "they are not listed a second time as a setting"

@@ -16,7 +16,7 @@ from textual.widgets import Input
 from engine.errors import StorageError
 from engine.models.header import read_header
 from engine.runs import RunDir
-from engine.runs.events import ValidationEvent
+from engine.runs.events import MeasuresEvent, ValidationEvent
 from engine.runs.remarks import read_remarks
 from tests.fake_run import PROMPTS, PlayedTrainer, prepared_run
 from tui.app import LoraSmithApp
@@ -27,6 +27,7 @@ from tui.screens.file_actions import opener
 from tui.screens.parameters import ParametersScreen
 from tui.screens.results import ResultsScreen
 from tui.widgets.field import FieldList
+from tui.widgets.file_table import FileTable
 from tui.widgets.gallery import Gallery
 
 NARROW, WIDE = (80, 24), (120, 36)
@@ -373,7 +374,56 @@ async def test_the_samples_have_the_whole_screen(showing: Open, run_dir: RunDir,
         await pilot.press("v")
         await until(pilot, lambda: "robot-step00000010.safetensors" in text(pilot.app))
         await pilot.press("f11")
+        await until(pilot, lambda: "prompt 1 of 2" not in text(pilot.app))
+        assert "robot-step00000010.safetensors" in text(pilot.app), "files and verdict have it"
+        await pilot.press("f11")
+        await until(pilot, lambda: "prompt 1 of 2" in text(pilot.app))
+        await pilot.press("tab", "f11")
         await until(pilot, lambda: "robot-step00000010.safetensors" not in text(pilot.app))
         assert "prompt 1 of 2" in text(pilot.app) and "F11 All parts" in text(pilot.app)
         await pilot.press("f11")
         await until(pilot, lambda: "robot-step00000010.safetensors" in text(pilot.app))
+
+
+async def test_a_verdict_that_does_not_fit_scrolls(showing: Open, home: Path, until: Until, text: Text) -> None:
+    """Tab reaches it only then; F11 shows files and verdict alone."""
+    run_dir = prepared_run(home)
+    trainer = PlayedTrainer(run_dir)
+    trainer.events.emit(ValidationEvent(step=0, loss=0.3))
+    for loss in (0.2, 0.15):
+        trainer.train(10)
+        trainer.save(validation_loss=loss)
+        trainer.events.emit(MeasuresEvent(step=trainer.step, response=0.3, drift=0.7, seconds=1.0))
+    trainer.end()
+    last = "describe in the captions what should stay changeable."
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        app = pilot.app
+        await until(pilot, lambda: "finished" in text(app))
+        await pilot.press("v")
+        await until(pilot, lambda: "● best of these" in text(app) and "Verdict (Tab: all of it)" in text(app))
+        assert last not in " ".join(text(app).split())
+        await pilot.press("tab", "end")
+        await until(pilot, lambda: last in " ".join(text(app).split()))
+        await pilot.press("shift+tab", "f11")
+        await until(pilot, lambda: last in " ".join(text(app).split()) and "Verdict (Tab" not in text(app))
+        assert isinstance(app.focused, FileTable) and "This run has no samples." not in text(app)
+        await pilot.press("f11")
+        await until(pilot, lambda: "This run has no samples." in text(app))
+
+
+@pytest.mark.parametrize(
+    ("size", "title", "figures"),
+    [((60, 16), "Files (Epoch, Step, Response: below)", "Epoch 1 · Step 20 · Response –"),
+     ((80, 24), "Files (Epoch: below)", "Epoch 1"), ((100, 24), "Files", "")],
+)  # fmt: skip
+async def test_figures_without_room_in_the_table_are_below_it(
+    showing: Open, run_dir: RunDir, until: Until, text: Text, size: tuple[int, int], title: str, figures: str
+) -> None:
+    async with showing(run_dir).run_test(size=size) as pilot:
+        app = pilot.app
+        await until(pilot, lambda: "finished" in text(app))
+        await pilot.press("v")
+        await until(pilot, lambda: "● best" in text(app) and figures in text(app))
+        table = app.screen.query_one(FileTable)
+        assert str(table.border_title) == title and table.further_figures == figures
+        assert table.virtual_size.width <= table.content_size.width
