@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from textual import constants
-from textual.app import App, SuspendNotSupported, SystemCommand
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.command import CommandPalette
 from textual.filter import LineFilter
@@ -337,7 +337,7 @@ class LoraSmithApp(KeysInOrder):
 
     def action_editor(self) -> None:
         """Open the text of what has the focus, or of what it is in, in the person's editor."""
-        from tui.shell.editor import edit, editor
+        from tui.screens.own_editor import OwnEditor
 
         nodes = (self.focused or self.screen).ancestors_with_self
         owner: Any = next((node for node in nodes if hasattr(node, "edited")), None)
@@ -345,16 +345,9 @@ class LoraSmithApp(KeysInOrder):
             self.notify(_("There is no text to edit here."), markup=False)
             return
         try:
-            text, suffix = owner.edited()
-            command = editor()
-            with self.suspend():
-                result = edit(text, suffix, command)
-        except (LoraSmithError, SuspendNotSupported) as error:
+            OwnEditor(self, owner)
+        except LoraSmithError as error:
             self.show_error(error)
-            return
-        self.refresh(layout=True)
-        if result != text:
-            owner.take_edited(result)
 
     def action_toggle_images(self) -> None:
         """Images on or off."""

@@ -1,6 +1,6 @@
 """The configuration of a run: its typed model, and how it is read, checked and written."""
 
-from engine.config.load import load_config
+from engine.config.load import config_of_text, load_config
 from engine.config.presets import find_preset, list_presets
 from engine.config.problems import ConfigError, Problem
 from engine.config.resolve import require_paths, resolve
@@ -11,6 +11,7 @@ __all__ = [
     "ConfigError",
     "Problem",
     "RunConfig",
+    "config_of_text",
     "digest",
     "dump_toml",
     "find_preset",

@@ -50,25 +50,51 @@ def load_config(
         read.put(dotted, value, where)
     read.begin()
     if source is not None:
-        _read_file(find_preset(source), read, exact=_is_exact(overrides))
+        path = find_preset(source)
+        _read_text(path, _text_of(path), read, exact=_is_exact(overrides))
     read.begin()
     for text in overrides:
         _read_override(text, read, flag)
     read.begin()
     for dotted, (option, value) in (options or {}).items():
         read.put(dotted, value, option)
-    values, problems = read.values, read.problems
+    values = read.values
     typed = [present_key(text.partition("=")[0].strip()) for text in overrides] + [*map(present_key, options or {})]
     if typed and values.get("training", {}).get("changes") and "training.changes" not in typed:
         values["training"]["changes"] = without_changes_of(values["training"]["changes"], typed)
-    fallback = str(source) if source is not None else flag
+    return _validated(read, str(source) if source is not None else flag)
+
+
+def config_of_text(text: str, title: str) -> RunConfig:
+    """The configuration in the text of a file.
+
+    Args:
+        title: what messages call the text.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    read = _Settings()
+    _read_text(Path(title), text, read)
+    return _validated(read, title)
+
+
+def _validated(read: _Settings, fallback: str) -> RunConfig:
+    """The configuration of what was read.
+
+    Args:
+        fallback: the place of a problem that no key has.
+
+    Raises:
+        ConfigError: with every problem.
+    """
     try:
-        config = RunConfig.model_validate(values)
+        config = RunConfig.model_validate(read.values)
     except ValidationError as error:
         invalid = value_problems(error, lambda table, key: read.places.get((table, key)), fallback)
-        raise ConfigError(problems + [read.as_written(problem) for problem in invalid]) from None
-    if problems:
-        raise ConfigError(problems)
+        raise ConfigError(read.problems + [read.as_written(problem) for problem in invalid]) from None
+    if read.problems:
+        raise ConfigError(read.problems)
     return config
 
 
@@ -152,10 +178,14 @@ def _text_of(path: Path) -> str:
         raise UsageError(message, SAVE_AS_UTF8, code="preset-not-utf8") from None
 
 
-def _read_file(path: Path, read: _Settings, *, exact: bool = False) -> None:
+def _read_text(path: Path, text: str, read: _Settings, *, exact: bool = False) -> None:
+    """Read a file's text.
+
+    Args:
+        path: names the file in messages, and its kind.
+    """
     from engine.config.foreign import conversion_of
 
-    text = _text_of(path)
     conversion = conversion_of(path, text, exact=exact)
     if conversion is not None:
         read.problems += conversion.problems

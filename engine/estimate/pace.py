@@ -6,12 +6,13 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.config.training_size import largest_batch, training_size
 from engine.errors import LoraSmithError
-from engine.runs.events import StepEvent
+from engine.runs.events import Event, MeasuresEvent, PhaseEvent, StepEvent, ValidationEvent
 from engine.runs.find import KnownRun
 from engine.runs.identity import host
 from engine.runs.tail import latest_events
@@ -34,11 +35,26 @@ _CHECKPOINTING = 4 / 3
 """Two forward passes and a backward pass instead of one and a backward pass."""
 _TRAIN_FORWARDS = 3
 """A training step of a LoRA costs about as much as three forward passes: the backward pass counts two."""
-_SAMPLE_FORWARDS = 2
-"""A sampling step: with and without the prompt."""
 _SHARE_OF_PEAK = 0.3
 """Share of a GPU's fp32 peak that a small batch in half precision reaches: between 0.2 and 0.5 on the measured
 cards."""
+
+
+@dataclass(frozen=True)
+class OutputTimes:
+    """What a run's outputs take, as an earlier run's events have it; None what they do not have."""
+
+    check_pass: float | None = None
+    """Seconds of a forward pass of measuring the weights, with what comes with it."""
+    sample_pass: float | None = None
+    """Seconds of a forward pass of generating samples, with decoding, writing and comparing them."""
+    save: float | None = None
+    """Seconds of saving a file and checking it."""
+
+    def scaled(self, factor: float) -> OutputTimes:
+        """For images that need so many times the work."""
+        checks, samples = (None if s is None else s * factor for s in (self.check_pass, self.sample_pass))
+        return OutputTimes(checks, samples, self.save)
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,7 @@ class MeasuredRun:
     family: str
     parameters: float
     on_gpu: bool
+    outputs: OutputTimes = OutputTimes()
 
 
 @dataclass(frozen=True)
@@ -62,14 +79,21 @@ class Pace:
     seconds_per_step: float | None
     source: str
     """For the user: "from run smithy of 12 Nov: 0.42 s a step", "rough, ...", "unknown until the first steps"."""
+    outputs: OutputTimes = OutputTimes()
 
-    def seconds(self, config: ResolvedConfig, plan: StepPlan, num_prompts: int) -> tuple[float, float] | None:
-        """Seconds for the steps and for the samples; None while the pace is unknown."""
+    def seconds(self, config: ResolvedConfig, plan: StepPlan, passes: Sequence[int]) -> tuple[float, float] | None:
+        """Seconds for the steps and for the samples; None while the pace is unknown.
+
+        Args:
+            passes: forward passes of the sample of each prompt.
+        """
         if self.seconds_per_step is None:
             return None
-        seconds_per_image = self.seconds_per_step / (plan.batch_size * plan.gradient_accumulation_steps)
-        seconds_per_sample = seconds_per_image * config.sampling.sample_steps * _SAMPLE_FORWARDS / _TRAIN_FORWARDS
-        samples = seconds_per_sample * num_prompts * _rounds(config, plan)
+        seconds_per_pass = self.outputs.sample_pass
+        if seconds_per_pass is None:
+            seconds_per_image = self.seconds_per_step / (plan.batch_size * plan.gradient_accumulation_steps)
+            seconds_per_pass = seconds_per_image / _TRAIN_FORWARDS
+        samples = seconds_per_pass * sum(passes) * _rounds(config, plan)
         return self.seconds_per_step * plan.max_train_steps, samples
 
 
@@ -102,7 +126,8 @@ def pace(run: ResolvedRun, gpu: Gpu | None, measured: Sequence[MeasuredRun]) -> 
         seconds = best.seconds_per_step * factor
         day = time.strftime("%d %b", time.localtime(best.created)).lstrip("0")
         scaled = "" if 0.99 < factor < 1.01 else f", scaled by {two_digits(factor)} for the other size or batch"
-        return Pace(seconds, f"from run {printable(best.name)} of {day}: {two_digits(seconds)} s a step{scaled}")
+        source = f"from run {printable(best.name)} of {day}: {two_digits(seconds)} s a step{scaled}"
+        return Pace(seconds, source, best.outputs.scaled(_area(config) / _area(best.config)))
     peak = gpu.peak_flops if gpu is not None else None
     cost = run.family.spec.cost
     if gpu is not None and peak and cost is not None:
@@ -114,9 +139,14 @@ def pace(run: ResolvedRun, gpu: Gpu | None, measured: Sequence[MeasuredRun]) -> 
 
 def _work(config: ResolvedConfig) -> float:
     """Images of 512 x 512 in a step of one process, weighted by what a step does with them."""
-    width, height = training_size(config)
     images = largest_batch(config) * config.training.gradient_accumulation_steps
-    return width * height / 512**2 * images * (_CHECKPOINTING if config.memory.gradient_checkpointing else 1)
+    return _area(config) * images * (_CHECKPOINTING if config.memory.gradient_checkpointing else 1)
+
+
+def _area(config: ResolvedConfig) -> float:
+    """The size of an image, in images of 512 x 512."""
+    width, height = training_size(config)
+    return width * height / 512**2
 
 
 def _distance(config: ResolvedConfig, other: ResolvedConfig) -> tuple[bool, float]:
@@ -126,10 +156,10 @@ def _distance(config: ResolvedConfig, other: ResolvedConfig) -> tuple[bool, floa
 
 
 def _rounds(config: ResolvedConfig, plan: StepPlan) -> int:
-    """How often samples are generated."""
+    """How often samples are generated: at the end too."""
     sampling = config.sampling
     interval = (sampling.sample_every_n_epochs or 0) * plan.updates_per_epoch or sampling.sample_every_n_steps
-    return plan.max_train_steps // interval + sampling.sample_at_first if interval else 0
+    return math.ceil(plan.max_train_steps / interval) + sampling.sample_at_first if interval else 0
 
 
 def _parameters(recognition: Recognition) -> float:
@@ -141,7 +171,8 @@ def _measure(run: KnownRun) -> MeasuredRun | None:
     from engine.config import load_config
     from engine.families.resolved import resolve_run
 
-    steps = [event for event in latest_events(run.run_dir.events_path) if isinstance(event, StepEvent)]
+    latest = list(latest_events(run.run_dir.events_path))
+    steps = [event for event in latest if isinstance(event, StepEvent)]
     seconds = [pace for event in steps if (pace := event.seconds_per_step) is not None and pace > 0]
     if len(seconds) < FEWEST_STEPS:
         return None
@@ -157,4 +188,30 @@ def _measure(run: KnownRun) -> MeasuredRun | None:
         resolved.recognition.family,
         _parameters(resolved.recognition),
         on_gpu="allocated_gib" in steps[0].memory,
+        outputs=_output_times(latest, resolved),
     )
+
+
+def _output_times(latest: Sequence[Event], run: ResolvedRun) -> OutputTimes:
+    """From the newest events of a run, the newest first."""
+    checks = [event for event in latest if isinstance(event, ValidationEvent | MeasuresEvent)]
+    timed = [(event.seconds, event.passes) for event in checks if event.seconds and event.passes]
+    check_pass = sum(seconds for seconds, _ in timed) / sum(number for _, number in timed) if timed else None
+    saves, sampled = _phases(latest, "save"), _phases(latest, "sample")
+    sample_pass = None
+    with suppress(LoraSmithError, OSError):  # its file of prompts is gone
+        if sampled and (passes := sum(prompt.passes for prompt in run.prompts())):
+            sample_pass = statistics.fmean(sampled) / passes
+    return OutputTimes(check_pass, sample_pass, statistics.fmean(saves) if saves else None)
+
+
+def _phases(latest: Sequence[Event], name: str) -> list[float]:
+    """How long each phase of that name took."""
+    seconds: list[float] = []
+    ended: float | None = None
+    for event in latest:
+        if isinstance(event, PhaseEvent) and event.name == name:
+            if event.state == "start" and ended is not None:
+                seconds.append(max(0.0, ended - event.time))
+            ended = event.time if event.state == "end" else None
+    return seconds

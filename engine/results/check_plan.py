@@ -57,8 +57,12 @@ class CheckPlan:
     scope: CheckScope
     steps: frozenset[int]
     """Including the last step of the run, excluding step 0, where only losses are measured."""
+    passes: float
+    """Forward passes of all of it, as planned."""
     share: float
-    """What it takes, as planned, as a share of what the steps take."""
+    """The same as a share of what the steps take."""
+    limit: float
+    """`training.max_check_share`."""
 
     @property
     def text(self) -> str:
@@ -66,10 +70,13 @@ class CheckPlan:
         everyday = f", and on {plural(self.scope.everyday, 'everyday sample')}" if self.scope.everyday else ""
         validation = f"{self.scope.validation} validation and " if self.scope.validation else ""
         times = {1: "once", 2: "twice"}.get(len(self.steps), f"{len(self.steps)} times")
+        more = ""
+        if self.limit < self.share and self.limit < 1:
+            more = f", more than the {self.limit * 100:.3g} % of this setting: they are always measured at least once"
         return (
             f"The weights are measured {times}, on {validation}"
             f"{plural(self.scope.training, 'training image')} at {plural(self.scope.points, 'timestep')}{everyday}; "
-            f"this adds about {self.share * 100:.1f} % to the time of the steps (training.max_check_share)."
+            f"this adds about {self.share * 100:.1f} % to the time of the steps (training.max_check_share){more}."
         )
 
 
@@ -93,7 +100,8 @@ def plan_checks(config: RunConfig, plan: StepPlan, *, validation: int, training:
     work = plan.max_train_steps * items * (4 if config.memory.gradient_checkpointing else 3)
     if not limit:
         cost = (1 + len(chosen)) * POINTS * validation
-        return None if automatic else CheckPlan(CheckScope(validation, 0, POINTS, 0), frozenset(), cost / work)
+        scope = CheckScope(validation, 0, POINTS, 0)
+        return None if automatic else CheckPlan(scope, frozenset(), cost, cost / work, limit)
     check_plan = None
     for number in _numbers(len(saved)):
         steps = frozenset(saved[round((index + 1) * len(saved) / number) - 1] for index in range(number))
@@ -106,7 +114,8 @@ def plan_checks(config: RunConfig, plan: StepPlan, *, validation: int, training:
             cost = checks * points * (trained + CAPTIONS * contrasted)
             cost += everyday * (2 * EVERYDAY_STEPS + EVERYDAY_POINTS + 2 * EVERYDAY_POINTS * number)
             cost += (checks if automatic else 1 + len(steps | set(chosen))) * points * measured
-            check_plan = CheckPlan(CheckScope(measured, trained, points, contrasted, everyday), steps, cost / work)
+            scope = CheckScope(measured, trained, points, contrasted, everyday)
+            check_plan = CheckPlan(scope, steps, cost, cost / work, limit)
             if check_plan.share <= limit or limit == 1:
                 return check_plan
     return check_plan

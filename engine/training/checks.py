@@ -69,7 +69,7 @@ class Checks:
         """Emit the losses of this step, if there are images to measure them on."""
         if self._meter is None:
             return
-        started = time.perf_counter()
+        started, passes = time.perf_counter(), self._meter.passes
         losses = self._meter.losses()
         if losses and step == 0 and self._prepared.config.network.network_weights:
             with disable_adapter(self._prepared.network):  # without network_weights step 0 is the base model
@@ -77,12 +77,15 @@ class Checks:
             losses |= {f"base_{key}": base[key] for key in ("loss", "train_loss") if key in base}
         if losses:
             seconds = time.perf_counter() - started
-            self._emit(ValidationEvent(step=step, epoch=epoch, **_by_timestep(losses), seconds=seconds))
+            passes = self._meter.passes - passes
+            self._emit(ValidationEvent(step=step, epoch=epoch, **_by_timestep(losses), passes=passes, seconds=seconds))
 
     def measures(self, step: int, epoch: int) -> None:
         """Emit how much the weights of this step changed the model's predictions."""
         if self._meter is not None:
-            self._emit(MeasuresEvent(step=step, epoch=epoch, **self._meter.measures()))
+            passes = self._meter.passes
+            measures = self._meter.measures()
+            self._emit(MeasuresEvent(step=step, epoch=epoch, **measures, passes=self._meter.passes - passes))
 
 
 def _by_timestep(losses: Mapping[str, float]) -> dict[str, Any]:

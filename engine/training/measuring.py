@@ -43,6 +43,8 @@ class Meter:
 
     def __init__(self, prepared: Prepared, objective: Objective, scope: CheckScope) -> None:
         self.scope = scope
+        self.passes = 0
+        """Forward passes of the denoiser so far."""
         self._prepared, self._objective = prepared, objective
         self._of = {
             validation: [probe for probe in prepared.probes if probe.is_validation == validation][:number]
@@ -166,6 +168,7 @@ class Meter:
 
     def _predict(self, probe: Probe, caption: str, noised: NoisedBatch) -> Tensor:
         """The denoiser's output [1, C, h, w] float32, on the device."""
+        self.passes += 1
         batches, model = self._prepared.batches, self._prepared.model
         with self._prepared.autocast():
             text = batches.cached_text([caption])

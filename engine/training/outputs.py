@@ -10,7 +10,7 @@ from engine.config.changes import EffectiveConfig
 from engine.results.check_plan import CheckPlan
 from engine.results.record import read_run
 from engine.results.verdict import past_best
-from engine.text import duration, percent
+from engine.text import duration, percent, two_digits
 from engine.training.changes import Changes
 from engine.training.checkpoints import CheckpointStore
 from engine.training.checks import Checks
@@ -22,6 +22,9 @@ from engine.training.samples import Samples
 from engine.training.session import Session
 from engine.training.train_state import TrainState
 from engine.training.written import WrittenOutputs
+
+_MUCH_MORE = 1.5
+"""Times the planned duration of measuring: beyond that a sentence explains it."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,23 @@ class Outputs:
             steps = time.perf_counter() - self._begun - self.evaluation.total_seconds()
             self.session.log(
                 f"Measuring took {duration(measured)} since this start, which adds {percent(measured / steps)} to the "
-                "time of the steps."
+                f"time of the steps.{self._beyond_plan(steps)}"
             )
+
+    def _beyond_plan(self, steps: float) -> str:
+        """Why measuring took far more than planned; empty where it did not.
+
+        Args:
+            steps: seconds of the steps since this start.
+        """
+        planned = self._check_plan.share if self._check_plan is not None else 0.0
+        measured = self.evaluation.total_seconds("validate") / steps
+        if not planned or measured < _MUCH_MORE * planned:
+            return ""
+        return (
+            f" Planned was {percent(planned)}: the passes of measuring took {two_digits(measured / planned)} times as "
+            "long as the steps let expect, as happens with small images, or when other programs keep the machine busy."
+        )
 
     def save_now(self) -> None:
         """Write a checkpoint and a LoRA of this step: when the run is stopped, or at the user's request."""

@@ -123,7 +123,7 @@ def _length(run: ResolvedRun, plan_of: RunPlans) -> tuple[int | None, int | None
 
 
 def _report_first_time() -> None:
-    output.message("Planning: the run is simulated without memory, which takes up to some minutes the first time.")
+    output.message("Planning: the run is simulated without memory, which takes up to a few minutes the first time.")
 
 
 def _every_preset(as_json: bool) -> int:

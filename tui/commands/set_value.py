@@ -28,7 +28,8 @@ class _Command(click.Command):
         from engine.config.change import LIVE_KEYS
 
         with formatter.section("Settings that can change while a run trains"):
-            formatter.write_text("\n\n".join(LIVE_KEYS))
+            for key in LIVE_KEYS:
+                formatter.write_text(key)
 
 
 @click.command("set", cls=_Command)
@@ -81,8 +82,19 @@ def command(run: str, assignment: str, no_wait: bool, timeout: float) -> int:
     if not answers:
         output.message(printable(f"The run ended before it answered: {ending.state.state}, {ending.state.detail}."))
         return ExitCode.TRAINING_FAILED
-    output.result(printable(answers[0]))
+    output.result(_as_text(answers[0], true_state(run_dir).phase))
     return ExitCode.USAGE if answers[0].startswith("refused") else ExitCode.DONE
+
+
+def _as_text(answer: str, phase: str) -> str:
+    """The trainer's answer, with the phase that it is in where it refuses for that."""
+    from tui.text.run import answer_text, phase_text
+
+    refused, _, reason = answer.partition(": ")
+    if refused != "refused":
+        return printable(answer)
+    text = answer_text(answer).removeprefix("refused: ")
+    return f"refused: {text}{f' (now: {phase_text(phase)})' if phase and text != reason else ''}"
 
 
 def _way_on(run_dir: RunDir, changes: Mapping[str, Any], command: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ class ParametersScreen(FromFile):
 A **preset** on top, and below every setting of the run. A row that differs from the preset begins with `•`; Delete
 restores the preset's value. Enter edits, Space switches or takes the next choice, Left and Right change choices, `/`
 searches title, key and help, F3 shows the advanced settings as well. F6 opens all settings in your own
-editor.
+editor; Ctrl+Z takes its changes back.
 
 The lines at the bottom are a forecast of the run. The time comes from your earlier runs on this machine; it is
 marked *rough* when it is only computed from the GPU's speed.
@@ -75,6 +75,7 @@ marked *rough* when it is only computed from the GPU's speed.
             "f3,ctrl+t", "toggle_advanced", _("All"), key_display="F3", tooltip=_("Show or hide the advanced settings.")
         ),
         Binding("f4", "preset", _("Preset"), tooltip=_("Choose the preset that everything starts from.")),
+        Binding("ctrl+z", "undo", _("Undo"), show=False, tooltip=_("Take back what your own editor has changed.")),
     ]
 
     @dataclass
@@ -196,15 +197,17 @@ marked *rough* when it is only computed from the GPU's speed.
         return dump_toml(self.draft.config()), ".toml"
 
     def take_edited(self, text: str) -> None:
-        """Take the settings that were changed there."""
-        try:
-            self.draft.adopt(text)
-        except LoraSmithError as error:
-            self.smith.show_error(error)
-            return
-        self.form.rejected.clear()
-        self.form.judge()
+        """Take the settings that were changed there; Ctrl+Z takes them back."""
+        self.form.adopt(text)
         self._refresh_form()
+
+    def action_undo(self) -> None:
+        """Take back what the person's own editor has changed."""
+        words = (
+            _("The changes of your editor were taken back.") if self.form.take_back() else _("Nothing to take back.")
+        )
+        self._refresh_form()
+        self.answer(words)
 
     def action_toggle_advanced(self) -> None:
         """All settings, or the basic ones and those that were changed."""

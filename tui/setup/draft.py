@@ -14,6 +14,7 @@ from engine.errors import StorageError, UsageError
 from engine.paths import user_state
 from engine.text import shell_line
 from tui.setup.user_config import read_user_config
+from tui.texts import _
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -173,15 +174,10 @@ class Draft:
         Raises:
             ConfigError: it is no valid configuration.
         """
-        import tempfile
-
-        from engine.config import load_config
+        from engine.config import config_of_text
         from engine.config.form import fields as settings
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "edited.toml"
-            path.write_text(text, "utf-8")
-            edited, present = load_config(path), self.config()
+        edited, present = config_of_text(text, _("the edited text")), self.config()
         for key in settings():
             if edited.value(key) != present.value(key):
                 self.set(key, edited.value(key))

@@ -39,7 +39,8 @@ class Forecast:
     plan: StepPlan
     pace: Pace
     seconds: float | None
-    """Of the steps, the samples and the measuring of both; None while the pace is unknown."""
+    """Of the steps, the samples, the measuring of both and, where it is known, saving; None while the pace is
+    unknown."""
     measuring: float
     """Of these, the seconds of measuring."""
     need: DiskNeed
@@ -99,18 +100,23 @@ class Forecaster:
         """The forecast from what was read already."""
         from engine.estimate.pace import pace
         from engine.hardware import gpu_of
-        from engine.results.check_plan import checks_of, sample_check_share
+        from engine.results.check_plan import checks_of, sample_check_share, saved_steps
 
         gpus, measured = self._looked()
         current = pace(run, gpu_of(run.config.memory.device, gpus), measured)
-        seconds = current.seconds(run.config, plan, len(prompts))
+        passes = [prompt.passes for prompt in prompts]
+        seconds = current.seconds(run.config, plan, passes)
         if seconds is None:
             return Forecast(plan, current, None, 0.0, need)
         steps, samples = seconds
         checks = checks_of(run.config, plan, images)
-        share = sample_check_share(run.config.training.max_check_share, [prompt.passes for prompt in prompts])
-        measuring = (steps * checks.share if checks is not None else 0.0) + samples * share
-        return Forecast(plan, current, steps + samples + measuring, measuring, need)
+        outputs, measuring = current.outputs, 0.0
+        if checks is not None:
+            measuring = steps * checks.share if outputs.check_pass is None else checks.passes * outputs.check_pass
+        if outputs.sample_pass is None:  # an earlier run's has it in it
+            measuring += samples * sample_check_share(run.config.training.max_check_share, passes)
+        saving = len(saved_steps(run.config, plan)) * (outputs.save or 0.0)
+        return Forecast(plan, current, steps + samples + saving + measuring, measuring, need)
 
     def _looked(self) -> tuple[list[Gpu], list[MeasuredRun]]:
         from engine.estimate.pace import measured_runs

@@ -47,6 +47,8 @@ class Form:
         """Key to the sentence about what is wrong."""
         self.dropped: list[str] = []
         """Changes during training that the last edit of their setting has left out."""
+        self._before: tuple[dict[str, Any], dict[str, str]] | None = None
+        """Values and invalid texts before the last `adopt`, until another edit."""
         self.judge()
 
     def store(self) -> None:
@@ -119,8 +121,29 @@ class Form:
         """The value as text for editing."""
         return self.rejected.get(key, input_text(fields()[key], self.draft.get(key)))
 
+    def adopt(self, text: str) -> None:
+        """Take all settings from a configuration's text.
+
+        Raises:
+            ConfigError: it is no valid configuration; nothing was changed.
+        """
+        before = dict(self.draft.values), dict(self.rejected)
+        self.draft.adopt(text)
+        self._before = before
+        self.rejected.clear()
+        self.judge()
+
+    def take_back(self) -> bool:
+        """Undo `adopt`; False if there is none to undo, or another edit followed."""
+        if self._before is None:
+            return False
+        (self.draft.values, self.rejected), self._before = self._before, None
+        self.judge()
+        return True
+
     def enter(self, key: str, text: str) -> None:
         """Set a field to a typed text."""
+        self._before = None
         try:
             self._set(key, parse(fields()[key], text))
         except UsageError:
@@ -129,6 +152,7 @@ class Form:
 
     def _set(self, key: str, value: Any) -> None:
         """Set a field; changes of it during the training end."""
+        self._before = None
         before = self.draft.get(CHANGES)
         self.draft.set(key, value)
         self.rejected.pop(key, None)
@@ -164,6 +188,7 @@ class Form:
 
     def reset(self, key: str) -> None:
         """Back to the preset's value."""
+        self._before = None
         self.rejected.pop(key, None)
         self.draft.values.pop(key, None)
         self.dropped = []

@@ -193,6 +193,9 @@ class ValidationEvent(Event, type="validation"):
         NUMBER, "`loss` of the base model.", default=None, when="at step 0 of a run that begins with a LoRA"
     )
     base_train_loss: float | None = field(NUMBER, "`train_loss` of the base model.", default=None, when="the same")
+    passes: int | None = field(
+        COUNT, "Forward passes of the denoiser in it.", default=None, when="not in logs of earlier versions"
+    )
     seconds: float | None = field(NUMBER, "What measuring took.", "s")
 
 
@@ -217,6 +220,9 @@ class MeasuresEvent(Event, type="measures"):
         NUMBER, "Movement for everyday prompts on the base model's samples of them, relative to what the prompt does.",
         default=None, when="the same",
     )  # fmt: skip
+    passes: int | None = field(
+        COUNT, "Forward passes of the denoiser in it.", default=None, when="not in logs of earlier versions"
+    )
     seconds: float | None = field(NUMBER, "What measuring took.", "s")
 
 

@@ -13,13 +13,13 @@ from engine.dataset.arithmetic import StepPlan, plan_steps
 from engine.dataset.buckets import BucketGrid
 from engine.dataset.scan import scan
 from engine.estimate import pace as module
-from engine.estimate.pace import MeasuredRun, Pace, measured_runs
+from engine.estimate.pace import MeasuredRun, OutputTimes, Pace, measured_runs
 from engine.families.registry import recognise
 from engine.families.resolved import resolve_run
 from engine.hardware import Gpu
 from engine.paths import ASSETS
 from engine.runs import EventLog, RunDir, find_runs, prepare_run, record_run
-from engine.runs.events import StepEvent
+from engine.runs.events import Event, StepEvent, event_of
 from engine.runs.layout import write_record
 from engine.runs.tail import TAIL_BYTES
 from engine.types import Recognition
@@ -146,10 +146,40 @@ def test_steps_and_samples_are_counted(base: RunConfig) -> None:
     )
     plan = plan_of(config)
     estimate = Pace(0.3, "")
-    assert estimate.seconds(config, plan, num_prompts=2) == pytest.approx((100 * 0.3, 3 * 2 * 30 * 0.3 * 2 / 3))
-    without = estimate.seconds(config.changed(sampling={"sample_every_n_steps": 0}), plan, 2)
+    assert estimate.seconds(config, plan, [60, 30]) == pytest.approx((100 * 0.3, 3 * 90 * 0.3 / 3))
+    without = estimate.seconds(config.changed(sampling={"sample_every_n_steps": 0}), plan, [60, 30])
     assert without == pytest.approx((30, 0))
-    assert Pace(None, "").seconds(config, plan, 2) is None
+    assert Pace(None, "").seconds(config, plan, [60, 30]) is None
+    last_is_between = config.changed(sampling={"sample_every_n_steps": 40})
+    assert estimate.seconds(last_is_between, plan, [60]) == pytest.approx((30, 4 * 60 * 0.1)), "0, 40, 80, 100"
+
+
+def test_measuring_sampling_and_saving_are_taken_from_the_events_too(base: RunConfig, demo: Recognition) -> None:
+    config = base.changed(sampling={"sample_prompts": ["a robot --l 1"], "sample_steps": 10})
+    run_dir = ran(config, "alpha", [0.4] * 6)
+    events: list[Event] = []
+    now = 1000.0
+    for name, seconds in (("validate", 6.0), ("save", 3.0), ("sample", 20.0), ("save", 5.0)):
+        events.append(event_of("phase", {"name": name, "state": "start"}, time=now))
+        if name == "validate":
+            events.append(event_of("validation", {"step": 3, "loss": 0.1, "passes": 8, "seconds": 2.0}, time=now))
+            events.append(event_of("measures", {"step": 3, "shift": 0.1, "passes": 8, "seconds": 4.0}, time=now))
+        now += seconds
+        events.append(event_of("phase", {"name": name, "state": "end"}, time=now))
+    events.append(event_of("phase", {"name": "sample", "state": "start"}, time=now))  # killed in it
+    with run_dir.events_path.open("a") as file:
+        for event in events:
+            event.seq = 100
+            file.write(f"{event.as_json()}\n")
+    measured = measured_runs(find_runs())
+    assert pace(config, demo, None, measured).outputs == OutputTimes(6.0 / 16, 2.0, 4.0)
+    larger = pace(config.changed(dataset={"resolution": 128}), demo, None, measured)
+    assert larger.outputs == OutputTimes(4 * 6.0 / 16, 8.0, 4.0), "four times the pixels; a file is as large"
+    plan = plan_of(config.changed(sampling={"sample_every_n_steps": 1000}, training={"max_train_steps": 10}))
+    seconds = pace(config, demo, None, measured).seconds(
+        config.changed(sampling={"sample_every_n_steps": 1000}), plan, [10]
+    )
+    assert seconds == pytest.approx((4.0, 40.0)), "samples at the start and the end"
 
 
 @pytest.mark.parametrize(("batch", "text"), [(1, "0.4 s a step"), (50, "20 s a step"), (250, "100 s a step")])

@@ -67,7 +67,7 @@ def test_images_that_the_user_chose_are_all_measured() -> None:
 def test_a_share_of_nothing_leaves_only_what_the_user_chose() -> None:
     assert plan_checks(config(training__max_check_share=0), PLAN, validation=4, training=4) is None
     own = config(training__max_check_share=0, dataset__validation_split=0.1)
-    expected = CheckPlan(CheckScope(4, 0, 4, 0), frozenset(), 11 * 4 * 4 / 3000)
+    expected = CheckPlan(CheckScope(4, 0, 4, 0), frozenset(), 11 * 4 * 4, 11 * 4 * 4 / 3000, 0.0)
     assert plan_checks(own, PLAN, validation=4, training=4) == expected
 
 
@@ -86,6 +86,12 @@ def test_checkpointing_makes_steps_dearer_and_checks_relatively_cheaper() -> Non
         for on in (False, True)
     )
     assert plain and cheap and cheap.share == pytest.approx(plain.share * 3 / 4)
+
+
+@pytest.mark.parametrize(("share", "is_beyond"), [(0.0001, True), (0.5, False), (1.0, False)])
+def test_a_share_that_is_too_small_for_one_measurement_is_explained(share: float, is_beyond: bool) -> None:
+    plan = plan_checks(config(training__max_check_share=share), PLAN, validation=4, training=4)
+    assert plan is not None and ("always measured at least once" in plan.text) == is_beyond
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.9, 16), (0.35, 8), (0.15, 4), (0.1, 2), (0.05, 0)])

@@ -36,8 +36,8 @@ KEYS = {
     "progress": "phase done total unit written proposed",
     "step": "step epoch loss loss_average lr d grad_norm norms images_per_second seconds_per_step eta_seconds memory",
     "validation": "step epoch loss loss_t<timestep> train_loss train_loss_t<timestep> base_loss base_train_loss "
-    "seconds",
-    "measures": "step epoch shift response leakage drift bleed seconds",
+    "passes seconds",
+    "measures": "step epoch shift response leakage drift bleed passes seconds",
     "sample": "path prompt index step",
     "sample_measures": "step burn copying copied latent_copying latent_base latent_copied training_images "
     "repeated seconds",

@@ -15,24 +15,30 @@ from engine.errors import UsageError
 from tests.refusals import refused
 from tui.app import LoraSmithApp
 from tui.screens.entries import EntriesScreen
+from tui.screens.own_editor import EditAgainScreen
 from tui.screens.problem import ProblemScreen
-from tui.shell.editor import edit, editor
+from tui.shell.editor import EditedFile, edit, editor
 from tui.widgets.caption_list import CaptionList
-from tui.widgets.field import FieldList
+from tui.widgets.field import FieldForm, FieldList
 
 Until = Callable[..., Awaitable[None]]
 Smith = Callable[..., LoraSmithApp]
 
 
 @pytest.fixture(autouse=True)
-def suspended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test has no terminal to give away."""
+def suspended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A test has no terminal to give away: when it would have been, and was taken back. As Textual's, which does not
+    resume after an error."""
+    seen: list[str] = []
 
     @contextmanager
-    def nothing(_app: LoraSmithApp) -> Iterator[None]:
+    def suspend(_app: LoraSmithApp) -> Iterator[None]:
+        seen.append("suspended")
         yield
+        seen.append("resumed")
 
-    monkeypatch.setattr(LoraSmithApp, "suspend", nothing)
+    monkeypatch.setattr(LoraSmithApp, "suspend", suspend)
+    return seen
 
 
 @pytest.fixture
@@ -85,25 +91,98 @@ async def test_the_configuration(smith: Smith, home: Path, until: Until, typist:
         await until(pilot, lambda: isinstance(app.focused, FieldList))
         await pilot.press("f6")
         await until(pilot, lambda: app.draft.values == {"training.unet_lr": 3e-4, "training.seed": 7})
-        typist('echo nonsense >> "$1"')
+        await pilot.press("ctrl+z")
+        await until(pilot, lambda: app.draft.values == {"training.unet_lr": 3e-4})
+        await pilot.press("f6")
+        await until(pilot, lambda: "training.seed" in app.draft.values)
+        app.screen.query_one(FieldForm).form.enter("training.unet_lr", "1e-4")
+        await pilot.press("ctrl+z")  # another edit followed
+        assert app.draft.get("training.seed") == 7
+
+
+async def test_a_mistake_is_edited_again(
+    smith: Smith, tmp_path: Path, until: Until, typist: Callable[[str], None]
+) -> None:
+    typist('sed -i \'s/^seed = .*/seed = 7/\' "$1"; echo nonsense >> "$1"')
+    app = smith("parameters")
+    app.first_step = "parameters"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: isinstance(app.focused, FieldList))
+        await pilot.press("f6")
+        await until(pilot, lambda: isinstance(app.screen, EditAgainScreen))
+        assert isinstance(app.screen, EditAgainScreen)
+        assert "the edited text" in app.screen.text
+        assert str(tmp_path) not in app.screen.text
+        assert not app.draft.values
+        (tmp_path / "my editor").write_text("#!/bin/sh\nsed -i '/^nonsense/d' \"$1\"\n")
+        await pilot.press("e")
+        await until(pilot, lambda: app.draft.values == {"training.seed": 7})
+
+
+@pytest.mark.parametrize("script", ["exit 3", "kill -KILL $$", "printf '\\377' > \"$1\"", 'rm "$1"'])
+async def test_the_screen_returns_from_an_editor_that_fails(
+    smith: Smith, until: Until, typist: Callable[[str], None], script: str, suspended: list[str]
+) -> None:
+    typist(script)
+    app = smith("parameters")
+    app.first_step = "parameters"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: isinstance(app.focused, FieldList))
+        await pilot.press("f6")
+        await until(pilot, lambda: isinstance(app.screen, EditAgainScreen))
+        assert suspended == ["suspended", "resumed"]
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.focused, FieldList))
+
+
+async def test_an_editor_that_is_not_installed_leaves_the_screen_alone(
+    smith: Smith, until: Until, monkeypatch: pytest.MonkeyPatch, suspended: list[str]
+) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", "no-such-editor -w")
+    app = smith("parameters")
+    app.first_step = "parameters"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: isinstance(app.focused, FieldList))
         await pilot.press("f6")
         await until(pilot, lambda: isinstance(app.screen, ProblemScreen))
-        assert app.draft.values == {"training.unet_lr": 3e-4, "training.seed": 7}
+        assert isinstance(app.screen, ProblemScreen)
+        assert "no-such-editor did not work: No such file or directory. Nothing was changed." in app.screen.text
+        assert not suspended
 
 
 @pytest.mark.parametrize(
-    ("script", "code"), [("exit 3", "editor-failed"), ("printf '\\377' > \"$1\"", "editor-not-utf8")]
+    ("script", "code", "part"),
+    [
+        ("exit 3", "editor-failed", "code 3"),
+        ("kill -TERM $$", "editor-failed", "SIGTERM"),
+        ('rm "$1"', "editor-failed", "No such file"),
+        ("printf '\\377' > \"$1\"", "editor-not-utf8", "UTF-8"),
+    ],
 )
-def test_an_editor_that_fails_changes_nothing(typist: Callable[[str], None], script: str, code: str) -> None:
+def test_an_editor_that_fails_changes_nothing(typist: Callable[[str], None], script: str, code: str, part: str) -> None:
     typist(script)
-    with refused(code):
+    with refused(code, part):
         edit("a fox", ".txt", editor())
 
 
+def test_an_editor_opens_the_line_of_a_mistake(tmp_path: Path) -> None:
+    for name, opened in (("vim", "+7"), ("code", "")):
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\necho \"$1\" > '{tmp_path}/seen'\n")
+        script.chmod(0o755)
+        file = EditedFile("a fox", ".txt", [str(script)])
+        file.edit(7)
+        file.close()
+        assert (tmp_path / "seen").read_text().startswith("+7") == bool(opened)
+
+
 def test_which_editor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in ("vi", "code") else None)
     assert editor({"VISUAL": "code --wait", "EDITOR": "vi"}) == ["code", "--wait"]
-    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name == "vi" else None)
     assert editor({"VISUAL": " "}) == ["/bin/vi"]
+    with refused("editor-failed", "nano", "No such file or directory"):
+        editor({"EDITOR": "nano", "VISUAL": ""})
     monkeypatch.setattr("shutil.which", lambda _name: None)
     with pytest.raises(UsageError):
         editor({})

@@ -14,7 +14,7 @@ from engine.families.resolved import resolve_run
 from engine.paths import ASSETS
 from engine.results.check_plan import checks_of
 from engine.runs import EventLog, prepare_run
-from engine.runs.events import StepEvent
+from engine.runs.events import MeasuresEvent, StepEvent
 from engine.text import duration
 from tests.refusals import refused
 from tui.setup.forecast import Forecaster
@@ -67,6 +67,21 @@ def test_the_time_has_the_measuring_in_it(place: Path, config: RunConfig, share:
     checks = checks_of(resolve_run(config).config, forecast.plan, scan(config))
     assert checks is not None and forecast.measuring > 120 * checks.share > 0, "samples are measured too"
     assert f" for steps, samples and measuring ({duration(forecast.measuring)}), from run robot of " in forecast.time()
+
+
+def test_the_time_of_a_run_as_an_earlier_one_is_what_that_took(place: Path, config: RunConfig) -> None:
+    """Measuring that takes longer than the steps, as with small images, is expected again."""
+    config = config.changed(training={"max_check_share": 0.5}, sampling={"sample_every_n_steps": 0})
+    log = EventLog(prepare_run(config).events_path)
+    for step in range(6):
+        log.emit(StepEvent(step=step, seconds_per_step=2.0, memory={}))
+    log.emit(MeasuresEvent(step=6, shift=0.1, passes=10, seconds=50.0))
+    log.close()
+    forecast = Forecaster().forecast(config)
+    checks = checks_of(resolve_run(config).config, forecast.plan, scan(config))
+    assert checks is not None and checks.share <= 0.5
+    assert forecast.measuring == pytest.approx(5.0 * checks.passes) and forecast.measuring > 120
+    assert forecast.seconds == pytest.approx(120 + forecast.measuring)
 
 
 def test_images_are_read_again_only_when_they_or_their_settings_changed(
