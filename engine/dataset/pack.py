@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from engine.atomic import machine_tag
 from engine.errors import storing
-from engine.reading import NotRegularFileError, open_file
+from engine.reading import open_file
 from engine.text import printable
 
 SUFFIX = ".pack"
@@ -31,7 +31,7 @@ MOST_RECORDS = 4_000_000
 _START = b"LSPACK1\n"
 """First bytes of a pack."""
 _HEAD = struct.Struct("<4sQ32s32sI")
-"""Before each record: a mark, the number of its bytes, its key, the SHA-256 of key and bytes, and the CRC of all that."""
+"""Before each record: a mark, the number of bytes, the key, the SHA-256 of key and bytes, and the CRC of that."""
 _MARK = b"RCRD"
 
 
@@ -211,7 +211,7 @@ class _Head(NamedTuple):
         """The head at the beginning of a record; None if it is damaged."""
         if len(record) < _HEAD.size:
             return None
-        mark, size, key, digest, check = _HEAD.unpack_from(record)
+        mark, size, key, digest, _check = _HEAD.unpack_from(record)
         head = cls(size, key, digest)
         return head if mark == _MARK and size <= MOST_BYTES and head.packed() == record[: _HEAD.size] else None
 

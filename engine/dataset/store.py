@@ -54,7 +54,7 @@ class TensorStore:
         self._packs = Packs(directory)
 
     def load(self, key: str) -> dict[str, torch.Tensor] | None:
-        """The tensors under `key`; None if there are none or they are damaged, which the checksum shows at each load."""
+        """The tensors under `key`; None if there are none or they are damaged. Each load verifies them."""
         if self._packs is None:
             return self._memory.get(key)
         from safetensors import SafetensorError
