@@ -29,6 +29,7 @@ from engine.runs.events import (
     WarningEvent,
 )
 from engine.runs.layout import RunDir, own_file, own_files
+from engine.runs.pace import Pace
 from engine.runs.shortage import Shortage
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class Progress:
     done: int
     total: int
     unit: str
+    per_second: float | None = None
+    """Its pace; None as long as it is unknown."""
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class RunHistory:
         """finished, stopped or failed, once the process has ended regularly."""
         self.start_count = 0
         self._phases: list[str] = []
+        self._pace = Pace()
 
     @property
     def phase(self) -> str:
@@ -153,7 +158,9 @@ class RunHistory:
             case PhaseEvent():
                 self._enter(event)
             case ProgressEvent():
-                self.progress = Progress(event.phase, event.done or 0, event.total or 0, event.unit)
+                self._pace.add(event)
+                pace = self._pace.per_second, self._pace.seconds_left
+                self.progress = Progress(event.phase, event.done or 0, event.total or 0, event.unit, *pace)
             case ValidationEvent(step=int(step), loss=float(loss)):
                 self.validation_losses[step] = loss
             case SampleEvent():
