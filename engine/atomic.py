@@ -66,12 +66,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @cache
-def _here() -> str:
+def machine_tag() -> str:
+    """A short name of this machine for names of files."""
     return f"{zlib.crc32(os.fsencode(socket.gethostname())):08x}"
 
 
 def _temporary(path: Path) -> Path:
-    name, tail = path.name, f".{os.getpid()}-{_here()}.tmp"
+    name, tail = path.name, f".{os.getpid()}-{machine_tag()}.tmp"
     if len(os.fsencode(name)) + len(tail) + 1 > _LONGEST:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return path.with_name(f".{name}{tail}")
@@ -93,7 +94,7 @@ def sweep(directory: Path, *, older: bool = False, shared: bool = False) -> int:
                 continue
             with suppress(OSError):
                 written = entry.stat(follow_symlinks=False).st_mtime
-                pid, machine = int(match[1]), match[2] if match.re is _TEMPORARY else "?" if shared else _here()
+                pid, machine = int(match[1]), match[2] if match.re is _TEMPORARY else "?" if shared else machine_tag()
                 if entry.is_file(follow_symlinks=False) and _is_abandoned(written, pid, machine):
                     Path(entry.path).unlink()
                     removed += 1
@@ -101,7 +102,7 @@ def sweep(directory: Path, *, older: bool = False, shared: bool = False) -> int:
 
 
 def _is_abandoned(written: float, pid: int, machine: str) -> bool:
-    if machine != _here():
+    if machine != machine_tag():
         return time.time() - written > _ELSEWHERE_SECONDS
     start = started_at(pid)
     return start is None or start > written + _CLOCK_SECONDS  # another process has this id now

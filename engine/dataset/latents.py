@@ -196,8 +196,9 @@ class LatentCache:
         )
         entries = [entry for entries in groups for entry in entries]
         keys = dict.fromkeys(key for entry in entries if (key := self._keys.get(entry.identity)) is not None)
-        missing = [key for key in keys if not self._is_stored(key)]
-        sharing.share(missing, self._store.load, self._store.save)
+        self._store.refresh()
+        missing = dict.fromkeys(key for key in keys if not self._is_stored(key))
+        sharing.share(list(missing), self._store.load, self._store.save)
         self._present |= {key for key in keys if key not in missing or self._is_stored(key)}
         return total
 
@@ -290,8 +291,7 @@ class LatentCache:
         for rejected in batch.rejected:
             if rejected.path not in {other.path for other in report.rejected}:
                 report.rejected.append(rejected)
-        while self._store.damaged:
-            report.notes.append(self._store.damaged.pop(0))
+        report.notes += self._store.take_damaged()
         report.reused += len(batch.keys) - len(batch.missing)
         for entry, key in batch.keys.items():
             self._note(entry, key, report)

@@ -1,4 +1,4 @@
-"""Tensors by key, in memory or one .safetensors file each; a damaged file counts as absent."""
+"""Tensors by key, in memory or in packs; a damaged record counts as absent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from engine.atomic import replacing, sweep
+from engine.atomic import sweep
+from engine.dataset.pack import DamagedRecordError, Packs
 from engine.errors import UsageError, storing
 from engine.reading import require_regular
 from engine.text import printable
@@ -31,13 +32,13 @@ class TensorStore:
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
-        self.damaged: list[str] = []
-        """A message for each damaged file; whoever reports them clears the list."""
         self.sizes: dict[str, int] = {}
         """Bytes of the tensors under each key that was saved or loaded."""
         self._memory: dict[str, dict[str, torch.Tensor]] = {}
-        self._checked: dict[str, tuple[int, ...]] = {}
-        """Keys with a verified checksum and the state of their file, to verify each file only once."""
+        self._damaged: list[str] = []
+        self._bad_files: set[str] = set()
+        """Keys of damaged files of earlier versions."""
+        self._packs: Packs | None = None
         if directory is None:
             return
         with storing(directory, "Creating the cache folder"):
@@ -50,41 +51,23 @@ class TensorStore:
                     code="place-is-a-file",
                 ) from error
         sweep(directory, older=True, shared=True)
+        self._packs = Packs(directory)
 
     def load(self, key: str) -> dict[str, torch.Tensor] | None:
-        """The tensors under `key`; None if there are none or their file is damaged.
-
-        The checksum is verified on the first load, and after a change of the file's size, times or inode.
-        """
-        if self.directory is None:
+        """The tensors under `key`; None if there are none or they are damaged. Each load verifies them."""
+        if self._packs is None:
             return self._memory.get(key)
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.torch import load
 
-        path = self._path(key)
         try:
-            require_regular(path)
-            before = _file_state(path)
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-                recorded = (file.metadata() or {}).get("sha256")
-            after = _file_state(path)
-        except FileNotFoundError:
+            data = self._packs.read(bytes.fromhex(key))
+            tensors = self._load_file(key) if data is None else load(data)
+        except (DamagedRecordError, SafetensorError) as error:
+            self._damaged.append(f"a record of the cache is damaged ({printable(str(error))}); it is created again")
             return None
-        except (SafetensorError, OSError) as error:
-            self.damaged.append(
-                f"cache file {printable(path.name)} is damaged ({printable(str(error))}); it is created again"
-            )
-            return None
-        self.sizes[key] = _size(tensors)
-        if self._checked.get(key) == after:
-            return tensors
-        if recorded != checksum(tensors, key) and recorded != checksum(tensors):  # earlier versions left the key out
-            self.damaged.append(
-                f"cache file {printable(path.name)} is damaged (wrong checksum, or renamed); it is created again"
-            )
-            return None
-        if before == after:  # not replaced while it was read
-            self._checked[key] = after
+        if tensors is not None:
+            self.sizes[key] = _size(tensors)
         return tensors
 
     def save(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -94,18 +77,48 @@ class TensorStore:
             StorageError: no space, or no permission; nothing is left half-written.
         """
         self.sizes[key] = _size(tensors)
-        if self.directory is None:
+        if self._packs is None:
             self._memory[key] = dict(tensors)
             return
         from safetensors.torch import save
 
-        data = save(dict(tensors), metadata={"sha256": checksum(tensors, key)})
-        with replacing(self._path(key)) as temporary:
-            temporary.write_bytes(data)
+        self._packs.add(bytes.fromhex(key), save(dict(tensors)))
 
-    def _path(self, key: str) -> Path:
+    def refresh(self) -> None:
+        """Look for what other processes have saved."""
+        if self._packs is not None:
+            self._packs.refresh()
+
+    def take_damaged(self) -> list[str]:
+        """A message for each damage that was found since the last call."""
+        messages = self._damaged + ([] if self._packs is None else self._packs.damaged)
+        self._damaged.clear()
+        if self._packs is not None:
+            self._packs.damaged.clear()
+        return messages
+
+    def _load_file(self, key: str) -> dict[str, torch.Tensor] | None:
+        """The tensors in a file of an earlier version, which had one for each key."""
+        from safetensors import SafetensorError, safe_open
+
         assert self.directory is not None
-        return self.directory / f"{key}.safetensors"
+        path = self.directory / f"{key}.safetensors"
+        if key in self._bad_files:
+            return None
+        try:
+            require_regular(path)
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                recorded = (file.metadata() or {}).get("sha256")
+            if recorded in (checksum(tensors, key), checksum(tensors)):  # the first versions left the key out
+                return tensors
+            reason = "wrong checksum, or renamed"
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            reason = printable(str(error))
+        self._bad_files.add(key)
+        raise DamagedRecordError(f"{printable(path.name)}: {reason}")
 
 
 class DeviceStore(TensorStore):
@@ -124,11 +137,6 @@ class DeviceStore(TensorStore):
 
 def _size(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _file_state(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def checksum(tensors: Mapping[str, torch.Tensor], key: str = "") -> str:

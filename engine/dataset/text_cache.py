@@ -85,8 +85,7 @@ class TextCache:
                 return report
             batch = unique[start : start + batch_size]
             missing = {caption for caption in batch if self._store.load(self._key(caption)) is None}
-            report.notes += self._store.damaged
-            self._store.damaged.clear()
+            report.notes += self._store.take_damaged()
             report.reused += len(batch) - len(missing)
             if missing:
                 with torch.no_grad():
@@ -103,6 +102,7 @@ class TextCache:
         """The report of all processes, each of which has all outputs then."""
         parts: list[TextReport] = sharing.gather(report)
         keys = [self._key(caption) for caption in captions]
+        self._store.refresh()
         missing = [key for key in keys if self._store.load(key) is None]
         sharing.share(missing, self._store.load, self._store.save)
         notes = list(dict.fromkeys(note for part in parts for note in part.notes))

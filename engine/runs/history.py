@@ -29,6 +29,7 @@ from engine.runs.events import (
     WarningEvent,
 )
 from engine.runs.layout import RunDir, own_file, own_files
+from engine.runs.pace import Pace
 from engine.runs.shortage import Shortage
 from engine.runs.working_time import WorkingTime
 
@@ -50,6 +51,9 @@ class Progress:
     done: int
     total: int
     unit: str
+    per_second: float | None = None
+    """Its pace; None as long as it is unknown."""
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class RunHistory:
         self.start_count = 0
         self.worked = WorkingTime()
         self._phases: list[str] = []
+        self._pace = Pace()
 
     @property
     def phase(self) -> str:
@@ -156,7 +161,9 @@ class RunHistory:
             case PhaseEvent():
                 self._enter(event)
             case ProgressEvent():
-                self.progress = Progress(event.phase, event.done or 0, event.total or 0, event.unit)
+                self._pace.add(event)
+                pace = self._pace.per_second, self._pace.seconds_left
+                self.progress = Progress(event.phase, event.done or 0, event.total or 0, event.unit, *pace)
             case ValidationEvent(step=int(step), loss=float(loss)):
                 self.validation_losses[step] = loss
             case SampleEvent():

@@ -20,7 +20,7 @@ from engine.processes import started_at
 from tests.disk_faults import OPERATIONS, Fault, failing
 from tests.refusals import refused
 
-HERE, ELSEWHERE = atomic._here(), "0badcafe"
+HERE, ELSEWHERE = atomic.machine_tag(), "0badcafe"
 DEAD = 4_194_000
 """The number of no process: so far up they are given out only after millions of others."""
 

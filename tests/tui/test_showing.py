@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from engine.runs import Event, RunDir
+from engine.runs import Event, RunDir, RunState
 from engine.runs.events import event_of
+from engine.runs.history import RunHistory
 from engine.text import duration
 from tui.display.halfblocks import depth, nearest, render, side_by_side
 from tui.shell import event_printer as printers
 from tui.shell import output
 from tui.shell.event_printer import BarPrinter, EventPrinter, bar_line, clip
+from tui.text.run import progress_lines
 
 
 @pytest.mark.parametrize("columns", [1, 5, 20, 40, 79, 300])
@@ -122,3 +125,30 @@ def test_the_nearest_of_256_colours() -> None:
 )
 def test_where_images_can_be_drawn(environment: dict[str, str], encoding: str, expected: str | None) -> None:
     assert depth(environment, encoding) == expected
+
+
+def caching(seconds: int, rate: int) -> list[Event]:
+    begin = [event_of("phase", {"name": "cache", "state": "start"})]
+    data = {"phase": "cache", "total": 100_000, "unit": "images"}
+    return begin + [event_of("progress", {**data, "done": rate * time}, time=float(time)) for time in range(seconds)]
+
+
+def test_the_dashboard_shows_how_fast_images_are_cached_and_how_long_it_takes() -> None:
+    history, state = RunHistory(), RunState("running", "")
+    history.feed(caching(5, 30))
+    first, second = progress_lines(history, state, 78).plain.split("\n")
+    assert "120 of 100000 images · about 55:29 left" in first and "30.0 images/s" in second
+    assert len(first) <= 78
+    history.feed([event_of("phase", {"name": "cache", "state": "end"})])
+    assert "images" not in progress_lines(history, state, 78).plain
+
+
+def test_so_does_the_printer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(printers, "LINE_SECONDS", 0)
+    monkeypatch.setattr(EventPrinter, "line", lambda _self, text: lines.append(text))
+    printer = EventPrinter(RunDir(tmp_path))
+    for event in caching(5, 30):
+        printer(event)
+    assert lines[-1].endswith("120 of 100000 images, 30.0 images/s, about 55:29 left")
+    assert lines[1].endswith("0 of 100000 images")

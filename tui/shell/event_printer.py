@@ -26,6 +26,7 @@ from engine.runs.events import (
     WarningEvent,
 )
 from engine.runs.layout import own_file
+from engine.runs.pace import Pace
 from engine.runs.phase import Phase
 from engine.text import duration, printable
 from tui.shell import output
@@ -49,6 +50,7 @@ class EventPrinter:
         self._total: int | None = None
         self._last_line = 0.0
         self._phases: set[str] = set()
+        self._pace = Pace()
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
@@ -108,7 +110,7 @@ class EventPrinter:
 
     def _moving_text(self, event: StepEvent | ProgressEvent) -> str:
         if isinstance(event, ProgressEvent):
-            return f"{Phase.label_of(event.phase)}: {event.done or 0} of {_number(event.total)} {event.unit}".rstrip()
+            return self._phase_text(event)
         parts = [f"step {_number(event.step)}" + (f" of {total}" if (total := self.total()) else "")]
         if (loss := event.loss_average) is not None:
             parts.append(f"loss {loss:.4f}")
@@ -117,6 +119,15 @@ class EventPrinter:
         if (left := event.eta_seconds) is not None:
             parts.append(f"{duration(left)} left")
         return ", ".join(parts)
+
+    def _phase_text(self, event: ProgressEvent) -> str:
+        self._pace.add(event)
+        text = f"{Phase.label_of(event.phase)}: {event.done or 0} of {_number(event.total)} {event.unit}".rstrip()
+        if (rate := self._pace.per_second) is not None:
+            text += f", {rate:.1f} {event.unit}/s"
+        if (left := self._pace.seconds_left) is not None and event.done != event.total:
+            text += f", about {duration(left)} left"
+        return text
 
     def _text(self, event: Event) -> str | None:
         if isinstance(event, SampleEvent):

@@ -106,8 +106,12 @@ def progress_lines(history: RunHistory, state: RunState, width: int, planned: in
         )
         if number is not None
     ]
+    left = time_left(history, state)
+    if part is not None and state.live and part.per_second is not None and part.seconds_left is not None:
+        speeds = [_("{0:.1f} {1}/s").format(part.per_second, printable(part.unit))]
+        left = _("about {0} left").format(duration(part.seconds_left))
     return Content.assemble(
-        set_cell_size(label, 8), bar(share, cells), f" {words} · {time_left(history, state)}\n",
+        set_cell_size(label, 8), bar(share, cells), f" {words} · {left}\n",
         set_cell_size(_("Epoch"), 8), bar(_epoch_share(history), cells), " ", " · ".join([epochs, *speeds]),
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from engine.dataset.items import Item
 from engine.dataset.latents import BuildReport, LatentCache
 from engine.dataset.scan import scan, verify_pixels
 from tests.drawn_images import scene
+from tests.packed import packed
 
 TABLE = {"resolution": 64, "min_bucket_reso": 32, "max_bucket_reso": 128, "bucket_reso_steps": 16, "num_repeats": 2}
 
@@ -82,10 +83,6 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-def files(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
 @pytest.mark.parametrize(
     "settings", [{}, {"flip_aug": True, "alpha_mask": True}, {"exact": True, "resize_interpolation": "lanczos"}]
 )
@@ -97,7 +94,7 @@ def test_each_image_is_decoded_once_and_the_latents_are_the_same(
     assert report.encoded and set(decodes.values()) == {1} and len(decodes) == 6
     shutil.rmtree(tmp_path / "cache")
     Start(tmp_path, most_bytes=None, **settings).encode(tmp_path / "twice")  # type: ignore[arg-type]
-    assert files(tmp_path / "once") == files(tmp_path / "twice")
+    assert packed(tmp_path / "once") == packed(tmp_path / "twice")
 
 
 def test_what_has_no_room_is_decoded_again(tmp_path: Path, images: Path, decodes: Counter[str]) -> None:
@@ -114,7 +111,7 @@ def test_a_file_that_was_replaced_meanwhile_is_read_again(tmp_path: Path, images
     assert decodes.pop("0.jpg") == 2 and set(decodes.values()) == {1}
     shutil.rmtree(tmp_path / "cache")
     Start(tmp_path, most_bytes=None).encode(tmp_path / "fresh")
-    assert files(tmp_path / "latents") == files(tmp_path / "fresh")
+    assert packed(tmp_path / "latents") == packed(tmp_path / "fresh")
 
 
 def test_after_it_is_freed_nothing_is_kept(tmp_path: Path, images: Path, decodes: Counter[str]) -> None:

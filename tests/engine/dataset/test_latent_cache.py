@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from engine.config import RunConfig
 from engine.config.dataset import DatasetTable
@@ -21,6 +21,7 @@ from engine.dataset.buckets import BucketGrid
 from engine.dataset.items import Item
 from engine.dataset.latents import BuildReport, LatentCache
 from engine.dataset.scan import scan
+from tests.packed import flip_a_bit, only_pack, packed, records, without
 from tests.refusals import refused
 
 Draw = Callable[..., Path]
@@ -77,7 +78,7 @@ def test_nothing_is_written_next_to_the_images(tmp_path: Path, folder: Path) -> 
     items, table = items_in(folder)
     LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
     assert sorted(folder.iterdir()) == before
-    assert all(path.suffix == ".safetensors" for path in (tmp_path / "cache").iterdir())
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".pack"]
 
 
 def test_whatever_changes_a_latent_changes_its_key(tmp_path: Path, folder: Path, draw: Draw) -> None:
@@ -174,46 +175,64 @@ def test_a_killed_caching_run_goes_on_where_it_was(tmp_path: Path, folder: Path)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("(")
         process.kill()
-    kept = {path.name: path.read_bytes() for path in cache.glob("*.safetensors")}
+    kept = packed(cache)
     assert 1 <= len(kept) < 5
     items, table = items_in(folder)
     report = LatentCache(cache, "vae", table).build(items, Encoder(), 2)
     assert counts(report) == (5 - len(kept), len(kept))
     straight = tmp_path / "straight"
     LatentCache(straight, "vae", table).build(items, Encoder(), 2)
-    files = {path.name: path.read_bytes() for path in cache.glob("*.safetensors")}
-    assert files == {path.name: path.read_bytes() for path in straight.iterdir()}
-    assert {name: files[name] for name in kept} == kept
+    whole = packed(cache)
+    assert whole == packed(straight) and len(list(cache.iterdir())) == 2, "each process has a pack of its own"
+    assert {key: whole[key] for key in kept} == kept
 
 
 def test_a_batch_with_one_missing_is_encoded_completely(tmp_path: Path, folder: Path) -> None:
     items, table = items_in(folder)
     LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder(), 3)
-    files = (tmp_path / "cache").iterdir()
-    square = [path for path in files if load_file(path)["moments"].shape[1:] == (8, 8)]
+    cached = packed(tmp_path / "cache")
+    square = [key for key, data in cached.items() if load(data)["moments"].shape[1:] == (8, 8)]
     assert len(square) == 3
-    square[0].unlink()
+    without(tmp_path / "cache", square[0])
     encoder = Encoder()
     assert counts(LatentCache(tmp_path / "cache", "vae", table).build(items, encoder, 3)) == (1, 4)
     assert encoder.batches == [3]
 
 
-@pytest.mark.parametrize("harm", ["cut", "empty", "bit", "text"])
-def test_a_damaged_cache_file_is_replaced_and_reported(tmp_path: Path, folder: Path, harm: str) -> None:
+@pytest.mark.parametrize(
+    ("harm", "lost", "reported"),
+    [("cut", 1, False), ("empty", 5, False), ("bit", 1, True), ("head", 4, True), ("text", 5, False)],
+)
+def test_a_damaged_record_is_replaced_and_reported_once(
+    tmp_path: Path, folder: Path, harm: str, lost: int, reported: bool
+) -> None:
+    """A pack that ends too early was left by a kill: that is no damage."""
     items, table = items_in(folder)
     LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
-    victim = next(iter((tmp_path / "cache").iterdir()))
-    data = bytearray(victim.read_bytes())
-    data[-5] ^= 1
-    victim.write_bytes({"cut": data[:-9], "empty": b"", "bit": bytes(data), "text": b"hello, world" * 9}[harm])
+    victim = only_pack(tmp_path / "cache")
+    second = records(victim)[1]
+    if harm in ("bit", "head"):
+        flip_a_bit(victim, second.offset + (9 if harm == "bit" else -50))
+    else:
+        victim.write_bytes({"cut": victim.read_bytes()[:-9], "empty": b"", "text": b"hello, world" * 9}[harm])
     cache = LatentCache(tmp_path / "cache", "vae", table)
     report = cache.build(items, Encoder())
-    assert counts(report) == (1, 4)
-    assert len(report.notes) == 1 and victim.name in report.notes[0] and "damaged" in report.notes[0]
-    victim.write_bytes(b"")
+    assert counts(report) == (lost, 5 - lost)
+    assert len(report.notes) == reported and all(victim.name in note for note in report.notes)
+    again = LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
+    assert counts(again) == (0, 5) and (not again.notes or harm == "head")
+
+
+def test_a_latent_that_vanishes_after_the_build_is_refused(tmp_path: Path, folder: Path) -> None:
+    items, table = items_in(folder)
+    cache = LatentCache(tmp_path / "cache", "vae", table)
+    cache.build(items, Encoder())
+    only_pack(tmp_path / "cache").write_bytes(b"")
     with refused("cached-latent-missing"):
-        for item in items:
-            cache.get(item)
+        cache.get(items[0])
+    shutil.rmtree(tmp_path / "cache")
+    with refused("cached-latent-missing"):
+        cache.get(items[1])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -248,7 +267,7 @@ def test_of_equal_images_the_first_is_encoded_and_kept(tmp_path: Path, folder: P
     encoder = Encoder()
     cache = LatentCache(tmp_path / "cache", "vae", table)
     cache.build(items, lambda pixels: encoder(pixels) + len(encoder.batches))
-    assert len(list((tmp_path / "cache").iterdir())) == 5
+    assert len(records(only_pack(tmp_path / "cache"))) == 5
     first, copy = (next(item for item in items if item.image.path.name == name) for name in ("0.png", "copy.png"))
     assert torch.equal(cache.get(copy)[0], cache.get(first)[0])
     squares = list(dict.fromkeys(item.image.path for item in items if item.placement.bucket == (64, 64)))
@@ -261,10 +280,10 @@ def test_a_full_device_is_one_sentence(tmp_path: Path, folder: Path, monkeypatch
     items, table = items_in(folder)
     cache = LatentCache(tmp_path / "cache", "vae", table)
 
-    def full(self: Path, data: bytes) -> int:
+    def full(descriptor: int, data: bytes, offset: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with refused("disk-full"):
         cache.build(items, Encoder())
     assert not list((tmp_path / "cache").iterdir())
@@ -273,10 +292,13 @@ def test_a_full_device_is_one_sentence(tmp_path: Path, folder: Path, monkeypatch
 def test_latents_of_another_image_are_not_used(tmp_path: Path, folder: Path) -> None:
     items, table = items_in(folder)
     LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
-    first, second, *_ = sorted((tmp_path / "cache").iterdir())
-    first.write_bytes(second.read_bytes())
+    pack = only_pack(tmp_path / "cache")
+    first, second, *_ = records(pack)
+    data = bytearray(pack.read_bytes())
+    data[first.offset : first.end] = data[second.offset : second.offset + first.size]
+    pack.write_bytes(data)
     report = LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
-    assert counts(report) == (1, 4) and first.name in report.notes[0]
+    assert counts(report) == (1, 4) and pack.name in report.notes[0]
 
 
 def test_leftovers_of_killed_runs_are_removed(tmp_path: Path, folder: Path) -> None:

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from engine.dataset.store import checksum
 from engine.dataset.text_cache import TextCache
+from tests.packed import as_files, flip_a_bit, only_pack, records
 from tests.refusals import refused
 
 CAPTIONS = ["a fox", "", "лиса", "a fox", "a dog"]
@@ -55,17 +54,27 @@ def test_stopping_and_going_on(tmp_path: Path) -> None:
     assert (report.encoded, report.reused) == (2, 2)
 
 
-def test_a_damaged_file_is_replaced_and_reported(tmp_path: Path) -> None:
+def test_a_damaged_record_is_replaced_and_reported(tmp_path: Path) -> None:
     TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
-    victim = next(iter(tmp_path.iterdir()))
-    victim.write_bytes(victim.read_bytes()[:-3])
+    victim = only_pack(tmp_path)
+    flip_a_bit(victim, records(victim)[2].offset + 3)
     report = TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
     assert (report.encoded, report.reused) == (1, 3) and victim.name in report.notes[0]
 
 
-def test_a_file_of_another_caption_is_not_used(tmp_path: Path) -> None:
-    """Two files that were exchanged, and one that was copied over another."""
+@pytest.mark.parametrize("keyed", [True, False])
+def test_files_of_earlier_versions_are_used(tmp_path: Path, keyed: bool) -> None:
+    """The digest of the first ones leaves the key out."""
     TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
+    as_files(tmp_path, keyed=keyed)
+    assert TextCache(tmp_path, "clip").build(CAPTIONS, Encoder()).reused == 4
+    assert not list(tmp_path.glob("*.pack"))
+
+
+def test_a_file_of_another_caption_is_not_used(tmp_path: Path) -> None:
+    """Two files of an earlier version that were exchanged, and one that was copied over another."""
+    TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
+    as_files(tmp_path)
     first, second, third, *_ = sorted(tmp_path.iterdir())
     first_bytes, other = first.read_bytes(), second.read_bytes()
     first.write_bytes(other)
@@ -76,15 +85,6 @@ def test_a_file_of_another_caption_is_not_used(tmp_path: Path) -> None:
     report = TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
     assert (report.encoded, report.reused, len(report.notes)) == (3, 1, 3)
     assert all("renamed" in note for note in report.notes)
-
-
-def test_files_of_earlier_versions_are_used(tmp_path: Path) -> None:
-    """Their digest leaves the key out."""
-    TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
-    for path in tmp_path.iterdir():
-        tensors = load_file(path)
-        save_file(tensors, path, {"sha256": checksum(tensors)})
-    assert TextCache(tmp_path, "clip").build(CAPTIONS, Encoder()).reused == 4
 
 
 def test_outputs_that_are_not_finite_name_the_caption(tmp_path: Path) -> None:
