@@ -45,7 +45,7 @@ def test_the_pace_of_the_last_half_minute(name: str) -> None:
     )
 
 
-def test_another_unit_begins_anew() -> None:
+def test_another_unit_starts_over() -> None:
     pace = Pace()
     for time in range(10):
         pace.add(report(time, 10 * time, 100))
