@@ -55,7 +55,7 @@ def cards(report: Report, vram: PlannedMemory | None) -> list[Card]:
 
 def _time_text(forecast: Forecast) -> str:
     if forecast.seconds is None:
-        return _("until the first steps")
+        return _("until it runs")
     if forecast.measuring < 1:
         return _("with samples")
     return _("{0} measuring").format(duration(forecast.measuring))

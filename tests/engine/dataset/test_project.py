@@ -61,7 +61,7 @@ def test_images_and_captions_are_copied(project: Callable[..., Project], source:
     folder = layout.training / "100_fox"
     assert tree(folder) == FOUR
     assert all((folder / name).read_bytes() == (source / name).read_bytes() for name in FOUR)
-    assert layout.results.is_dir()
+    assert not layout.results.exists(), "the start makes it"
     assert not layout.regularizing.exists()
     assert not (layout.path / "txt2img-images").exists()
     assert (result.images, result.added, result.others, result.lines()) == (4, 7, 0, [])
@@ -246,6 +246,7 @@ def test_no_links_at_all_is_a_sentence(project: Callable[..., Project], monkeypa
 
 def test_left_where_they_are(project: Callable[..., Project], source: Path) -> None:
     result = make(project(take_in="leave", num_repeats=9))
+    assert not project(take_in="leave").path.exists(), "a name that is corrected leaves no folder behind"
     assert tree(project().path) == []
     assert result.values["dataset.train_data_dir"] == str(source)
     assert result.values["dataset.num_repeats"] == 9

@@ -38,7 +38,7 @@ def config(place: Path) -> RunConfig:
 
 def test_steps_epochs_time_and_disk_in_two_lines(place: Path, config: RunConfig) -> None:
     forecast = Forecaster().forecast(config)
-    assert forecast.line().startswith("60 steps = 2 epochs · time unknown · disk about ") and "MiB" in forecast.line()
+    assert forecast.line().startswith("60 steps = 2 epochs · disk about ") and "MiB" in forecast.line()
     assert forecast.source() == forecast.time() == "Time: unknown until the first steps"
 
 
