@@ -15,6 +15,7 @@ from engine.results.columns import BEST
 from engine.runs import RunDir, resolve
 from engine.text import percent, printable
 from tui.shell import output
+from tui.text.results import verdict_word
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _cells(judged: JudgedFile, best: bool) -> tuple[str, ...]:
         "–" if file.step is None else str(file.step),
         "–" if file.epoch is None else str(file.epoch),
         *("–" if share is None else percent(share) for share in shares),
-        f"{judged.verdict.kind} {BEST} best" if best else judged.verdict.kind,
+        f"{verdict_word(judged.verdict.kind)} {BEST} best" if best else verdict_word(judged.verdict.kind),
     )
 
 

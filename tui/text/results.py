@@ -13,6 +13,11 @@ from engine.text import percent, printable
 from tui.texts import _
 
 
+def verdict_word(kind: str) -> str:
+    """A verdict as a word; a file without one was not measured."""
+    return _("not measured") if kind == "undecidable" else _(kind)
+
+
 def rows(
     files: Sequence[JudgedFile], best: JudgedFile | None, favourites: Collection[str] = ()
 ) -> list[tuple[Text, ...]]:
@@ -22,7 +27,7 @@ def rows(
             Text(f"{FAVOURITE} " if judged.file.path.name in favourites else "").append(
                 printable(judged.file.path.name)
             ),
-            Text(f"{SIGNS[judged.verdict.kind]} {judged.verdict.kind}").append(
+            Text(f"{SIGNS[judged.verdict.kind]} {verdict_word(judged.verdict.kind)}").append(
                 f" {BEST} " + _("best") if judged is best else "", "bold"
             ),
             Text("–" if judged.file.epoch is None else str(judged.file.epoch)),
