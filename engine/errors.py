@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -43,6 +43,25 @@ class UsageError(LoraSmithError):
 
     title = "Usage error"
     exit_code = ExitCode.USAGE
+
+
+def raise_together(errors: Sequence[LoraSmithError]) -> None:
+    """Raise a single error as it is, and several as one with a line for each, with the code of the first."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise UsageError("\n".join(str(error) for error in errors), code=errors[0].code)
+
+
+def check_all(*checks: Callable[[], object]) -> None:
+    """Make all checks, of which none needs another, and raise their errors together."""
+    errors: list[LoraSmithError] = []
+    for check in checks:
+        try:
+            check()
+        except LoraSmithError as error:
+            errors.append(error)
+    raise_together(errors)
 
 
 class DataError(LoraSmithError):

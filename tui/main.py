@@ -13,6 +13,7 @@ from engine.errors import LoraSmithError, StorageError, UsageError, is_storage_l
 from engine.exit_codes import ExitCode
 from engine.text import printable
 from tui.shell import output
+from tui.shell.setting_hint import setting_hint
 
 COMPLETION = "_LORASMITH_COMPLETE"
 """Set by a shell that completes a command line."""
@@ -60,6 +61,8 @@ def _command(arguments: Sequence[str]) -> int:
         return int(cli.main(args=list(arguments), prog_name="lorasmith", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption) and (hint := setting_hint(error.option_name, arguments)):
+            output.message(hint)
         return error.exit_code
     except click.Abort:
         return ExitCode.INTERRUPTED

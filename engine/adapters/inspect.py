@@ -39,6 +39,7 @@ _METADATA_KEYS = (
     "ss_learning_rate",
     "ss_unet_lr",
     "ss_text_encoder_lr",
+    "ss_lorasmith_changes",
     "ss_optimizer",
     "ss_lr_scheduler",
     "ss_steps",

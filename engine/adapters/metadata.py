@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,10 @@ _KEPT_WITHOUT_METADATA = (
 )
 
 
+CHANGES_KEY = "ss_lorasmith_changes"
+"""What no key of Kohya's has: settings that changed during the training, each with its step."""
+
+
 @dataclass(frozen=True)
 class TrainingMetadata:
     """The values of the metadata that are not in the configuration. Counts of images include repeats, as Kohya's do."""
@@ -76,6 +80,8 @@ class TrainingMetadata:
     vae_hashes: tuple[str | None, str | None] = (None, None)
     merged_hashes: Sequence[str | None] = ()
     """The new hash of each file of `ModelTable.merged`."""
+    changes: list[str] = field(default_factory=list)
+    """Settings that changed during the training, as `training.changes`, with the values at step 0."""
 
 
 def training_metadata(config: RunConfig, stats: TrainingMetadata) -> dict[str, str]:
@@ -94,6 +100,7 @@ def training_metadata(config: RunConfig, stats: TrainingMetadata) -> dict[str, s
         **_model_values(config, stats),
         **_modelspec_values(config, stats),
         **of_family,
+        **({CHANGES_KEY: json.dumps(stats.changes)} if stats.changes else {}),
     }
     if config.saving.no_metadata:
         kept = (*_KEPT_WITHOUT_METADATA, "modelspec.")

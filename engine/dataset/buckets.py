@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.config.dataset import DatasetTable
-from engine.errors import UsageError
+from engine.errors import UsageError, raise_together
 
 if TYPE_CHECKING:
     from engine.families.resolved import ResolvedRun
@@ -89,12 +90,18 @@ class BucketGrid:
                     code="resolution-not-possible",
                 )
             return cls(size, False, False, min(size), max(size), downscale, (size,), (), multiple, downscale)
+        problems: list[UsageError] = []
         if step % multiple:
-            raise UsageError(
-                f"dataset.bucket_reso_steps = {step} is not a multiple of {multiple}, which this model needs.",
-                f"Set dataset.bucket_reso_steps = {max(multiple, step // multiple * multiple)}.",
-                code="bucket-step-not-possible",
+            fits = max(multiple, step // multiple * multiple)
+            problems.append(
+                UsageError(
+                    f"dataset.bucket_reso_steps = {step} is not a multiple of {multiple}: this model works on blocks "
+                    f"of {multiple}×{multiple} px, and a bucket has only whole ones.",
+                    f"Set dataset.bucket_reso_steps = {fits}.",
+                    code="bucket-step-not-possible",
+                )
             )
+            step = fits
         minimum = max(step, table.min_bucket_reso // step * step)
         maximum = -(-table.max_bucket_reso // step) * step
         notes = tuple(
@@ -105,20 +112,7 @@ class BucketGrid:
             )
             if value != used
         )
-        if min(size) < minimum:
-            raise UsageError(
-                f"dataset.resolution = {size[0]}×{size[1]} has a side below dataset.min_bucket_reso = {minimum}.",
-                f"Lower dataset.min_bucket_reso to {max(step, min(size) // step * step)}, or raise the resolution."
-                if min(size) >= step
-                else "Lower dataset.min_bucket_reso and dataset.bucket_reso_steps, or raise the resolution.",
-                code="resolution-outside-buckets",
-            )
-        if max(size) > maximum:
-            raise UsageError(
-                f"dataset.resolution = {size[0]}×{size[1]} has a side above dataset.max_bucket_reso = {maximum}.",
-                f"Raise dataset.max_bucket_reso to {-(-max(size) // step) * step}, or lower the resolution.",
-                code="resolution-outside-buckets",
-            )
+        raise_together([*problems, *_outside(size, minimum, maximum, step)])
         no_upscale = table.bucket_no_upscale
         buckets = () if no_upscale else make_buckets(size, minimum, maximum, step)
         return cls(size, True, no_upscale, minimum, maximum, step, buckets, notes, multiple, downscale)
@@ -190,6 +184,24 @@ def _cover(width: int, height: int, bucket: Size) -> Placement:
 
 def _centred(bucket: Size, resized: Size) -> Placement:
     return Placement(bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
+
+
+def _outside(size: tuple[int, int], minimum: int, maximum: int, step: int) -> Iterator[UsageError]:
+    """The problems of a resolution outside the sides of buckets."""
+    if min(size) < minimum:
+        yield UsageError(
+            f"dataset.resolution = {size[0]}×{size[1]} has a side below dataset.min_bucket_reso = {minimum}.",
+            f"Lower dataset.min_bucket_reso to {max(step, min(size) // step * step)}, or raise the resolution."
+            if min(size) >= step
+            else "Lower dataset.min_bucket_reso and dataset.bucket_reso_steps, or raise the resolution.",
+            code="resolution-outside-buckets",
+        )
+    if max(size) > maximum:
+        yield UsageError(
+            f"dataset.resolution = {size[0]}×{size[1]} has a side above dataset.max_bucket_reso = {maximum}.",
+            f"Raise dataset.max_bucket_reso to {-(-max(size) // step) * step}, or lower the resolution.",
+            code="resolution-outside-buckets",
+        )
 
 
 def _nearest(size: Size, multiple: int) -> str:

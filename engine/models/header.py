@@ -164,6 +164,12 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
 
 
 def _not_safetensors(path: Path, why: str) -> ModelError:
+    if path.suffix.lower() in (".toml", ".json", ".yaml", ".yml", ".sh", ".bat", ".ps1"):
+        hint = (
+            "It is a file of settings: `lorasmith --preset FILE --dry-run` checks it, and `lorasmith convert FILE` "
+            "shows what another trainer's does here."
+        )
+        return ModelError(f"{printable(path)} is not a safetensors file.", hint, code="not-safetensors")
     return ModelError(
         f"{printable(path)} is not a safetensors file: {why}.",
         "Use a .safetensors checkpoint; a web page saved under that name is a usual cause.",

@@ -199,6 +199,11 @@ def _with_newest_step(run_dir: RunDir, record: dict[str, Any]) -> dict[str, Any]
     return {**record, **newer, "updated": event.time}
 
 
+def with_detail(state: RunState) -> str:
+    """State and detail, without the word twice: "finished at step 30", "failed: ..."."""
+    return state.detail if state.detail.startswith(f"{state.state} at ") else f"{state.state}: {state.detail}"
+
+
 def _state(record: dict[str, Any], state: str, detail: str, **more: Any) -> RunState:
     values = {key: record.get(key) for key in ("pid", "max_train_steps", "updated")}
     counts = {key: record.get(key, 0) for key in ("step", "epoch")}

@@ -176,7 +176,8 @@ class Changes:
             return self._rate_refusal(change, config)
         plan = self._initial_plan.of_length(config.training)
         if key in LENGTH_KEYS and plan.max_train_steps <= state.step:
-            return f"{change.text} ends at step {plan.max_train_steps}, and {state.step} are made; stop it instead"
+            end = plan.max_train_steps
+            return f"{change.text} would end the run at step {end}, which it has passed; stop the run instead"
         if key in CAPTION_KEYS and all(item.rules for item in self.batches.items):
             return f"{key} has no effect here: the dataset configuration sets the caption rules"
         if key in (*LENGTH_KEYS, *CAPTION_KEYS):

@@ -9,6 +9,7 @@ from typing import Any
 from engine import clock
 from engine.adapters.dataset_metadata import BucketMetadata, SubsetMetadata
 from engine.adapters.metadata import TrainingMetadata
+from engine.config.change import Change, read_change
 from engine.dataset.arithmetic import mean_ar_error
 from engine.dataset.items import Item
 from engine.runs.values import count
@@ -57,7 +58,15 @@ def training_facts(
         model_hashes=hashes[0],
         vae_hashes=hashes[1],
         merged_hashes=[new for _, new in hashes[2:]],
+        changes=_changes(prepared, state),
     )
+
+
+def _changes(prepared: Prepared, state: TrainState) -> list[str]:
+    """The changes made so far, after the values that their settings had at first."""
+    applied = [read_change(text) for text in state.progress.applied]
+    first = {change.key: Change(0, change.key, prepared.config.value(change.key)) for change in applied}
+    return [str(change) for change in (*first.values(), *applied)]
 
 
 def _buckets_of_dataset(items: Sequence[Item]) -> BucketMetadata | None:

@@ -109,7 +109,7 @@ def _plan_remedies(session: Session, run: ResolvedRun, gpu: Gpu | None, shortage
     fails."""
     if gpu is None or shortage.device == "cpu":
         return None
-    session.log("Planning which remedies are enough; this takes up to some minutes.")
+    session.log("Planning which remedies are enough; this takes up to a few minutes.")
     try:
         with RunPlans(gpu, (shortage.phase,), cancelled=session.should_stop) as plan_of:
             return choose_remedies(run, gpu, Budget.after(shortage, plan_of(run)), plan_of)

@@ -15,6 +15,7 @@ from engine.results.columns import BEST, NOTHING, Column, learned_column
 from engine.runs import RunDir, resolve
 from engine.text import percent, printable
 from tui.shell import output
+from tui.text.results import verdict_word
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ def _cells(judged: JudgedFile, best: bool, learned: Column) -> tuple[str, ...]:
         NOTHING if file.step is None else str(file.step),
         NOTHING if file.epoch is None else str(file.epoch),
         *(NOTHING if share is None else percent(share) for share in shares),
-        f"{judged.verdict.kind} {BEST} {best_words(judged)}" if best else judged.verdict.kind,
+        f"{verdict_word(judged.verdict.kind)} {BEST} {best_words(judged)}"
+        if best
+        else verdict_word(judged.verdict.kind),
     )
 
 

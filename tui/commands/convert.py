@@ -43,7 +43,7 @@ def command(file: str, target: str | None, as_json: bool) -> int:
     from engine.config.kohya.dataset_file import read_text
     from engine.config.write import dump_toml
     from engine.errors import UsageError
-    from tui.setup.preflight import missing_paths
+    from tui.setup.preflight import missing_paths, refused_here
 
     path = expanded(file)
     conversion = conversion_of(path, read_text(path))
@@ -81,6 +81,8 @@ def command(file: str, target: str | None, as_json: bool) -> int:
     write_text(place, dump_toml(config, title))
     if missing := missing_paths(config):
         output.message(f"Not on this machine, and needed by a run: {', '.join(missing)}.")
+    if refusal_here := refused_here(config):
+        output.message(f"On this machine a run would be refused: {printable(refusal_here)}")
     output.message(f"Train with it:\n  {shell_line(('lorasmith', '--preset', place))}")
     output.result(place)
     return ExitCode.DONE
@@ -145,7 +147,7 @@ def report(conversion: Conversion) -> list[str]:
     if conversion.unset:
         names = _below(", ".join(conversion.unset))
         lines.append(f"{'left out':{INDENT}}{names[0].lstrip()}")
-        lines += [*names[1:], *_below("empty, off or 0: as if they were not there")]
+        lines += [*names[1:], *_below("empty, off or 0 in the file: they change nothing")]
     return lines
 
 

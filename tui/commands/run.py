@@ -85,15 +85,15 @@ def print_what_now(run_dir: RunDir, code: int) -> None:
     from engine.results.record import read_run
     from engine.results.what_now import in_short
     from engine.text import attach_line
+    from tui.text.results import verdict_word
 
     if code != ExitCode.DONE or not run_dir.lora_path().is_file():
         return
     assessment = read_run(run_dir).assessment
     path = assessment.best.file.path if assessment.best else run_dir.lora_path()
     if assessment.best is not None and len(assessment.files) > 1:
-        output.message(
-            f"Best of {len(assessment.files)} files: {printable(path.name)} ({assessment.best.verdict.kind})."
-        )
+        word = verdict_word(assessment.best.verdict.kind)
+        output.message(f"Best of {len(assessment.files)} files: {printable(path.name)} ({word}).")
         for sentence in (*assessment.why, *assessment.advice):
             output.message(f"  {printable(sentence)}")
     try:

@@ -114,11 +114,13 @@ the runs of a project are together.
 
     def _begin_to_look(self) -> None:
         if self.is_active:  # attach has covered it by now
+            if self._timer is not None:
+                self._timer.stop()
             self._look()
 
     def on_screen_suspend(self) -> None:
-        """Another screen is shown: stop reading the list."""
-        if self._timer is not None:
+        """Another screen is shown: stop reading the list. Behind a dialog, where it is seen, it stays current."""
+        if self._timer is not None and not self.app.screen.is_modal:
             self._timer.stop()
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="runs")

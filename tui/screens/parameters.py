@@ -130,7 +130,11 @@ marked *rough* when it is only computed from the GPU's speed.
         if notice:
             self.set_message(printable(notice), kind="warning")
         elif not self.show_origin() and (count := len(self.draft.get(CHANGES))):
-            words = ngettext("Repeats {0} change made in training.", "Repeats {0} changes made in training.", count)
+            words = ngettext(
+                "{0} change made during that run will be repeated at the same step.",
+                "{0} changes made during that run will be repeated at the same steps.",
+                count,
+            )
             self.set_message(words.format(count))
 
     @property

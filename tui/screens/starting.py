@@ -10,6 +10,7 @@ from textual import on, work
 from textual.message import Message
 
 from engine.errors import LoraSmithError
+from engine.runs.state import with_detail
 from engine.text import printable
 from tui.screens.ask import AskScreen
 from tui.screens.step import StepScreen
@@ -84,7 +85,7 @@ class Starting(StepScreen):
                 self._start(restart=True)
 
         question = _("An unfinished run is in {0}").format(printable(run_dir.path))
-        self.app.push_screen(AskScreen(question, answers, f"{state.state}: {printable(state.detail)}"), answered)
+        self.app.push_screen(AskScreen(question, answers, printable(with_detail(state))), answered)
 
     def _start(self, *, restart: bool) -> None:
         self.starting = True

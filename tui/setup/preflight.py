@@ -92,7 +92,9 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.config.loggers import used_loggers
     from engine.config.optimizers import check_training
     from engine.config.unused import AUTOMATIC_VALIDATION
+    from engine.dataset.buckets import BucketGrid
     from engine.dataset.caption_check import check_captions
+    from engine.errors import check_all
     from engine.estimate.disk import estimate
     from engine.families.registry import recognise
     from engine.families.resolved import resolve_run
@@ -104,9 +106,14 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     require_utf8(written)
     run = resolve_run(written, recognise(written.model.pretrained_model_name_or_path))
     config, notes = run.config, list(run.notes)
-    run.family.check(config, run.recognition)
-    check_training(config.training)
-    require_processors(config.training.processes, config.memory.device, usable_gpus())
+    precision: list[str] = []
+    check_all(
+        lambda: run.family.check(config, run.recognition),
+        lambda: check_training(config.training),
+        lambda: require_processors(config.training.processes, config.memory.device, usable_gpus()),
+        lambda: BucketGrid.of_run(run),
+        lambda: precision.append(_precision(config, notes)),
+    )
     notes += used_loggers(config.logging).notes
     notes += _check_thumbnail(config)
     notes += check_key_format(config, run.family.spec)
@@ -116,7 +123,6 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     directory = check_place(config, restart=restart)
     _check_folders(config)
     prompts = run.prompts(notes.append)
-    precision = _precision(config, notes)
     images, plan = _images(run, progress)
     if not images.validation_subsets:
         notes = [note for note in notes if AUTOMATIC_VALIDATION not in note]
@@ -129,7 +135,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         plan,
         directory,
         tuple(notes),
-        precision,
+        precision[0],
         need,
         tuple(prompts),
         need.check(place),
@@ -153,26 +159,37 @@ def check_settings(config: RunConfig) -> None:
     from engine.config.form import PROMPT_FILES
     from engine.config.optimizers import check_training
     from engine.dataset.buckets import BucketGrid
+    from engine.errors import check_all
     from engine.families.registry import recognise
     from engine.families.resolved import family_of_settings, reference_model, resolve_run
     from engine.paths import expanded
 
-    check_training(config.training)
     model = config.model.pretrained_model_name_or_path
     is_here = model and expanded(model).exists()
     run = resolve_run(config, recognise(expanded(model)) if is_here else reference_model(config))
     config = run.config
     is_known = is_here or family_of_settings(config) is not None
+    check_all(lambda: check_training(config.training), lambda: BucketGrid.of_run(run))
     check_key_format(config, run.family.spec)
     if config.network.network_weights and expanded(config.network.network_weights).exists():
         check_start(config, run.family if is_known else None)
     if all(expanded(name).exists() for name in config.model.base_weights):
         check_base_weights(config, run.family.spec.lora_base if is_known else None)
     select_of_run(run)
-    BucketGrid.of_run(run)
     prompts = config.sampling.sample_prompts
     if not isinstance(prompts, str) or not prompts.lower().endswith(PROMPT_FILES) or expanded(prompts).exists():
         run.prompts()
+
+
+def refused_here(config: RunConfig) -> str:
+    """Why this machine cannot compute in the precision of a configuration that is right elsewhere; empty if it can."""
+    from engine.errors import LoraSmithError
+
+    try:
+        _precision(config, [])
+    except LoraSmithError as error:
+        return str(error)
+    return ""
 
 
 def missing_paths(config: RunConfig) -> list[str]:

@@ -201,7 +201,7 @@ class PlannedMemory:
 
 
 def plan_vram(report: Report, cancelled: Callable[[], bool]) -> PlannedMemory:
-    """Plan the memory. Blocks, the first time up to some minutes: call it in a worker.
+    """Plan the memory. Blocks, the first time up to a few minutes: call it in a worker.
 
     Raises:
         Cancelled: `cancelled` returned True.

@@ -12,6 +12,7 @@ from engine.results.comparison import Comparison
 from engine.results.record import RunRecord
 from engine.results.report import memory_facts
 from engine.text import duration, printable
+from tui.text.results import verdict_word
 from tui.text.rows import progress, sign
 from tui.texts import _
 
@@ -59,7 +60,7 @@ def best_file(run: RunRecord) -> str:
 def verdict(run: RunRecord) -> str:
     """The verdict of the recommended file."""
     best = run.assessment.best
-    return NOTHING if best is None else f"{SIGNS[best.verdict.kind]} {_(best.verdict.kind)}"
+    return NOTHING if best is None else f"{SIGNS[best.verdict.kind]} {verdict_word(best.verdict.kind)}"
 
 
 def setting_rows(comparison: Comparison) -> list[tuple[str, ...]]:

@@ -50,6 +50,11 @@ def _excess(widths: Mapping[str, int], width: int) -> int:
     return sum(widths.values()) + GAP * len(widths) - width
 
 
+def verdict_word(kind: str) -> str:
+    """A verdict as a word; a file without one was not measured."""
+    return _("not measured") if kind == "undecidable" else _(kind)
+
+
 def rows(
     files: Sequence[JudgedFile], best: JudgedFile | None, favourites: Collection[str] = ()
 ) -> list[dict[str, Text]]:
@@ -60,7 +65,7 @@ def rows(
             "file": Text(f"{FAVOURITE} " if judged.file.path.name in favourites else "").append(
                 printable(judged.file.path.name)
             ),
-            "verdict": Text(f"{SIGNS[judged.verdict.kind]} {judged.verdict.kind}").append(
+            "verdict": Text(f"{SIGNS[judged.verdict.kind]} {verdict_word(judged.verdict.kind)}").append(
                 f" {BEST} {_(best_words(judged))}" if judged is best else "", "bold"
             ),
             "epoch": Text(NOTHING if judged.file.epoch is None else str(judged.file.epoch)),

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.config.conversion import Conversion, Rule, is_secret, shown
 from engine.config.kohya.argument_values import integer_of, read_value
+from engine.config.kohya.folders import set_repeats
 from engine.config.kohya.network_args import add_defaults, module_of, network_args, within_limits
 from engine.config.kohya.rules import (
     ARGUMENTS,
@@ -77,6 +78,7 @@ def convert_arguments(
         else:
             _argument(conversion, key, raw, rule)
     add_defaults(conversion)
+    set_repeats(conversion)
     within_limits(conversion)
     return conversion
 

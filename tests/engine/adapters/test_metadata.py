@@ -310,3 +310,11 @@ def test_model_hashes(tmp_path):
     )
     assert model_hashes(tmp_path) == ("IsADirectory", None)
     assert model_hashes(tmp_path / "none") == (None, None)
+
+
+def test_changes_during_the_training_are_in_a_key_of_our_own(stats: TrainingMetadata) -> None:
+    config = _config(training={"unet_lr": 1e-3})
+    changes = ["0: training.unet_lr=0.002", "10: training.unet_lr=0.001"]
+    metadata = training_metadata(config, replace(stats, changes=changes))
+    assert json.loads(metadata["ss_lorasmith_changes"]) == changes and metadata["ss_unet_lr"] == "0.001"
+    assert "ss_lorasmith_changes" not in training_metadata(config, stats)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engine.config import ConfigError, RunConfig, load_config
-from engine.config.kohya.arguments import convert_arguments
+from engine.config.kohya.arguments import CLI_DEFAULTS, convert_arguments
 from engine.config.kohya.convert import conversion_of
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS, rule_of
 from engine.config.load import conversion_notes
@@ -426,3 +426,17 @@ def test_flux_without_a_prediction_type_is_raw(write: Write) -> None:
     config = load_config(path)
     assert (config.flow.model_prediction_type, config.memory.base_precision) == ("raw", "fp8")
     assert config.memory.split_mode and any("mismatched target" in note for note in conversion_notes(path))
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [((), 1), (("other",), 1), (("5_ann",), None), (("5_ann", "other"), None)],
+)
+def test_a_flat_folder_has_one_repeat_and_that_is_reported(
+    tmp_path: Path, folders: tuple[str, ...], expected: int | None
+) -> None:
+    for name in folders:
+        (tmp_path / name).mkdir()
+    conversion = convert_arguments({"train_data_dir": str(tmp_path)}, "training TOML", CLI_DEFAULTS)
+    assert conversion.values["dataset"].get("num_repeats") == expected
+    assert [entry.value for entry in conversion.entries if entry.key == "num_repeats"] == ["1"] * (expected == 1)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig
+from engine.config.dataset import DatasetTable
 from engine.dataset.buckets import BucketGrid, Placement, make_buckets
+from engine.errors import UsageError
 from tests.refusals import refused
 
 GOLDEN = json.loads((Path(__file__).parent / "fixtures/golden_buckets.json").read_text())
@@ -102,3 +104,11 @@ def test_contradictions_name_their_keys(settings: dict[str, Any], code: str, par
     with refused(code, *parts) as raised:
         grid(**settings)
     assert raised.value.hint and raised.value.exit_code == 2
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    table = DatasetTable(resolution=128, bucket_reso_steps=60, min_bucket_reso=256)
+    with pytest.raises(UsageError) as caught:
+        BucketGrid.from_table(table)
+    assert "bucket_reso_steps = 60" in str(caught.value) and "min_bucket_reso = 256" in str(caught.value)
+    assert caught.value.code == "bucket-step-not-possible"

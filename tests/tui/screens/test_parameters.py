@@ -314,7 +314,7 @@ def copied(opened: Smith, tmp_path: Path) -> LoraSmithApp:
 async def test_a_copy_shows_what_changed_during_the_training(copied: LoraSmithApp, until: Until, text: Shown) -> None:
     async with copied.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: "100 steps" in text(copied))
-        assert "Repeats 2 changes made in training." in text(copied)
+        assert "2 changes made during that run will be repeated at the same steps." in text(copied)
         await stand_on(pilot, "training.unet_lr")
         assert "from step 21: 5e-5" in text(copied), "next to the rate that the run began with"
         assert "During the training: " in text(copied) and "5e-5 from step 21." in text(copied)
