@@ -7,6 +7,7 @@ from collections.abc import Collection
 from rich.text import Text
 from textual.widgets import Static
 
+from tui.display.symbols import symbols
 from tui.screens.steps import RUN_STEPS, STEPS, position
 from tui.texts import _
 
@@ -31,10 +32,11 @@ class StepBar(Static):
     def render(self) -> Text:
         """✓ done, ▸ here."""
         steps = (*STEPS, *RUN_STEPS)
+        done = "*" if symbols().ascii else "✓"  # before a word, the letter for ✓ would look like a part of it
         text = Text(no_wrap=True)
         for step in steps:
             here = step.name == self.current
-            mark = "▸" if here else "✓" if step.name in self.done else " "
+            mark = "▸" if here else done if step.name in self.done else " "
             text.append(f"{mark}{step.title}", "bold reverse" if here else "" if step.name in self.done else "dim")
             text.append(" ")
         if text.cell_len > self.size.width:

@@ -6,12 +6,14 @@ import pytest
 from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
+from textual.geometry import Size
 
 from engine.results.columns import BEST, FAVOURITE
 from engine.results.columns import SIGNS as VERDICTS
 from tui.display.ascii_filter import AsciiFilter, in_ascii
-from tui.display.symbols import ASCII
+from tui.display.symbols import ASCII, VARIABLE
 from tui.text.rows import SIGNS
+from tui.widgets.step_bar import StepBar
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,11 @@ def test_signs_that_can_be_next_to_each_other_differ() -> None:
     signs = [*map(in_ascii, (BEST, FAVOURITE, *VERDICTS.values(), "·", "…")), "."]
     assert len(set(signs)) == len(signs)
     assert in_ascii(BEST) == ASCII.mark, "the help names the mark of a chart by the same sign"
+
+
+def test_the_sign_of_a_step_that_is_done_is_no_letter_before_its_title(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = StepBar("model", ["hardware"])
+    monkeypatch.setattr(StepBar, "size", Size(200, 1))
+    for value, sign in (("1", "*"), ("0", "✓")):
+        monkeypatch.setenv(VARIABLE, value)
+        assert bar.render().plain.startswith(f"{sign}Hardware ▸Model")

@@ -65,7 +65,7 @@ async def test_a_setting_is_changed_and_the_answer_shown(
         await until(pilot, lambda: "the trainer answers between two steps" in text(app))
         await until(pilot, lambda: [change.key for change in execute(trainer)] == ["training.unet_lr"])
         await until(pilot, lambda: "✓ training.unet_lr = 5e-05 from step 6 on." in text(app))
-        await until(pilot, lambda: "U-Net learning rate             5e-5" in text(app))
+        await until(pilot, lambda: "U-Net learning rate            5e-5" in text(app))
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, AskTextScreen))
         await pilot.press("enter")

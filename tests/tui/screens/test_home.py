@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import DataTable, OptionList
+from textual.widgets import DataTable, Input, OptionList
 
 from engine.config import RunConfig
 from engine.runs import RunDir, prepare_run, true_state, write_exit
 from engine.runs.launch import launch
 from engine.runs.layout import write_record
-from engine.runs.remarks import Remarks, read_remarks
+from engine.runs.remarks import LONGEST_TITLE, Remarks, read_remarks
 from tests.fake_run import trained_on_copies
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
+from tui.screens.ask_text import AskTextScreen
 from tui.screens.folders import FoldersScreen
 from tui.screens.home import HomeScreen
 from tui.screens.model import ModelScreen
@@ -222,7 +223,7 @@ async def test_a_resume_asks_where_something_changed_since(
     opened: list[RunDir] = []
     app = smith()
     monkeypatch.setattr(app, "open_run", opened.append)
-    monkeypatch.setattr("tui.shell.begin.start", lambda *_: subprocess.Popen(["true"]))
+    monkeypatch.setattr("tui.shell.begin.start", lambda *_, **__: subprocess.Popen(["true"]))
     async with app.run_test(size=NARROW) as pilot:
         await point_at(pilot, until, "halted")
         await pilot.press("r")
@@ -409,9 +410,7 @@ async def test_a_live_run_offers_to_stop(smith: Smith, live: RunDir, until: Unti
         assert "r Resume" not in text(app) and "d Delete" not in text(app)
 
 
-@pytest.mark.parametrize(
-    ("columns", "titles"), [(60, "Name State Step Last seen"), (100, "Name State Step Last seen Where")]
-)
+@pytest.mark.parametrize(("columns", "titles"), [(60, "Name State Step"), (100, "Name State Step Last seen Where")])
 async def test_its_columns_fit(smith: Smith, home: Path, until: Until, text: Shown, columns: int, titles: str) -> None:
     make("a run with a long name", "finished")
     make("other", "stopped")
@@ -425,3 +424,23 @@ async def test_its_columns_fit(smith: Smith, home: Path, until: Until, text: Sho
         await pilot.resize_terminal(160 - columns, 20)
         await until(pilot, lambda: ("Where" in text(app)) is (columns == 60))
         assert table.cursor_row == 1
+
+
+async def test_a_name_that_is_too_long_is_refused_and_a_shorter_one_is_a_title(
+    smith: Smith, home: Path, until: Until, text: Shown
+) -> None:
+    run_dir = make("good", "finished")
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await point_at(pilot, until, "good")
+        await pilot.press("a")
+        await until(pilot, lambda: isinstance(app.screen, AskTextScreen))
+        field = app.screen.query_one(Input)
+        field.value = "x" * (LONGEST_TITLE + 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: "It has 61 characters; up to 60 are kept." in " ".join(text(app).split()))
+        field.value = "The tin man"
+        await pilot.press("enter")
+        await until(pilot, lambda: read_remarks(run_dir).title == "The tin man")
+        app.open_run(run_dir)
+        await until(pilot, lambda: "The tin man   ✓ finished" in text(app))

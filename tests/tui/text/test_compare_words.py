@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from rich.cells import cell_len
 
+from engine.results.comparison import Comparison, MatchedPrompt
 from tui.text.compare import column_widths, table
 
 
@@ -31,3 +35,11 @@ def test_long_cells_are_wrapped_and_cut() -> None:
 def test_a_head_of_blanks_and_a_table_without_rows_are_left_out() -> None:
     assert list(table(("", ""), [("a", "b")], 20)) == ["a  b"]
     assert list(table(("x", "y"), [], 20)) == []
+
+
+def test_a_prompt_has_the_triggers_of_the_runs_that_have_it() -> None:
+    runs = [SimpleNamespace(trigger=word) for word in ("robot", "smithy", "robot", "fox")]
+    comparison = Comparison(tuple(runs), (), ())  # type: ignore[arg-type]
+    matched = MatchedPrompt("a {trigger} on a beach", 1, (None,) * 4, (0, 0, 1, None))
+    assert comparison.prompt_text(matched) == "a robot/smithy on a beach"
+    assert comparison.prompt_text(replace(matched, prompt="a dog")) == "a dog"

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from engine.runs import RunState
 from engine.runs.events import event_of
+from engine.runs.history import RunHistory
 from tui.shell.event_printer import _line
-from tui.text.run import event_text
+from tui.text.run import answer_text, event_text, time_left
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,29 @@ def test_the_losses_of_a_measurement(data: dict[str, Any], screen: str | None, s
     line = event_text(event)
     assert (line.plain.partition(" ● ")[2] if line else None) == screen
     assert _line(event) == shell
+
+
+@pytest.mark.parametrize(
+    ("phase", "state", "words"),
+    [
+        ("train", "running", "0:26 left"),
+        ("sample", "running", "0:26 left at step 10"),
+        ("validate", "running", "0:26 left at step 10"),
+        ("train", "paused", "paused"),
+        ("train", "finished", "ended after 0:20"),
+    ],
+)
+def test_the_time_left_names_the_step_that_it_is_of(phase: str, state: str, words: str) -> None:
+    history = RunHistory()
+    history.feed([
+        event_of("run_started", {}, time=100),
+        event_of("phase", {"name": phase, "state": "start"}, time=110),
+        event_of("step", {"step": 10, "epoch": 1, "eta_seconds": 26}, time=120),
+    ])  # fmt: skip
+    assert time_left(history, RunState(state, "", step=10)) == words
+
+
+@pytest.mark.parametrize(("answer", "words"), [("done", "done"), ("done: the run was paused already",
+                                                                  "the run was paused already")])  # fmt: skip
+def test_an_answer_in_words(answer: str, words: str) -> None:
+    assert answer_text(answer) == words
