@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -97,9 +99,13 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}s"
 
 
-def listing(names: list[str], limit: int = 5) -> str:
-    """ "a, b, c and 4 more"."""
-    first = ", ".join(names[:limit])
+def listing(names: Sequence[T], limit: int = 5, text: Callable[[T], str] = str) -> str:
+    """ "a, b, c and 4 more".
+
+    Args:
+        text: how a name is shown; called for those that are.
+    """
+    first = ", ".join(map(text, names[:limit]))
     return f"{first} and {len(names) - limit} more" if len(names) > limit else first
 
 

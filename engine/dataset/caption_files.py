@@ -40,7 +40,11 @@ class CaptionFile:
 
 
 def list_captions(
-    folder: Path, extension: str = ".txt", key: str = "dataset.train_data_dir", progress: Progress | None = None
+    folder: Path,
+    extension: str = ".txt",
+    key: str = "dataset.train_data_dir",
+    progress: Progress | None = None,
+    seen: Callable[[CaptionFile], object] = lambda _: None,
 ) -> list[CaptionFile]:
     """Every image that a run would read from `folder`, with its caption, in the order of a run.
 
@@ -49,6 +53,7 @@ def list_captions(
         extension: of new caption files; it also wins if an image has several.
         key: name of the setting with the folder, for messages.
         progress: called with (read, total) captions.
+        seen: called with each of them before its progress.
 
     Raises:
         DataError: the folder is missing or unreadable, or has no image.
@@ -67,6 +72,7 @@ def list_captions(
     files = []
     for file in ordered_map(read, jobs, workers(8), ahead=256):
         files.append(file)
+        seen(file)
         if progress is not None:
             progress(len(files), len(jobs))
     return files

@@ -137,7 +137,7 @@ class Scan:
         if self.num_images >= max(1, self.min_images):
             return
         folders = listing([printable(subset.path) for subset in self.train_subsets])
-        aside = f" Set aside: {listing([str(entry) for entry in self.rejected])}." if self.rejected else ""
+        aside = f" Set aside: {listing(self.rejected)}." if self.rejected else ""
         validation = sum(len(subset.images) for subset in self.validation_subsets)
         if self.num_images == 0 and validation and not aside:
             raise DataError(
@@ -160,15 +160,17 @@ class Scan:
         """The scan as text: folders, missing captions, changes on use, rejected files."""
         lines = [line for subset in self.subsets for line in _subset_lines(subset)]
         lines += self.notes
-        by_note: dict[str, list[str]] = {}
+        by_note: dict[str, list[Path]] = {}
         for subset in self.subsets:
             for image in subset.images:
                 for note in image.notes:
-                    by_note.setdefault(note, []).append(printable(image.path.name))
-        lines += [f"{plural(len(names), 'image')}: {note} ({listing(names)})" for note, names in by_note.items()]
+                    by_note.setdefault(note, []).append(image.path)
+        lines += [
+            f"{plural(len(paths), 'image')}: {note} ({listing(paths, text=_name)})" for note, paths in by_note.items()
+        ]
         if self.orphans:
-            names = [printable(path.name) for path in self.orphans]
-            lines.append(f"{plural(len(names), 'caption file')} without an image of that name: {listing(names)}")
+            count = plural(len(self.orphans), "caption file")
+            lines.append(f"{count} without an image of that name: {listing(self.orphans, text=_name)}")
         if self.rejected:
             lines.append(f"{plural(len(self.rejected), 'file')} set aside:")
             lines += [f"  {entry}" for entry in self.rejected[:20]]
@@ -177,14 +179,18 @@ class Scan:
         return lines
 
 
+def _name(path: Path) -> str:
+    return printable(path.name)
+
+
 def _subset_lines(subset: Subset) -> list[str]:
     kind = "regularization" if subset.is_reg else "validation" if subset.is_validation else "training"
     lines = [f"{plural(len(subset.images), f'{kind} image')} in {printable(subset.path)}"]
-    missing = [printable(image.path.name) for image in subset.images if image.caption is None]
+    missing = [image.path for image in subset.images if image.caption is None]
     if missing:
         used = f'"{printable(subset.class_tokens)}"' if subset.class_tokens else "an empty caption"
         lines.append(
             f"{len(missing)} of {plural(len(subset.images), 'image')} without a caption: {used} is used "
-            f"({listing(missing)})"
+            f"({listing(missing, text=_name)})"
         )
     return lines

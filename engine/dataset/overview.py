@@ -98,4 +98,4 @@ def _model(config: RunConfig) -> dict[str, int]:
 
 
 def _sizes(images: tuple[ImageInfo, ...]) -> str:
-    return listing([f"{printable(image.path.name)} ({image.width}×{image.height} px)" for image in images])
+    return listing(images, text=lambda image: f"{printable(image.path.name)} ({image.width}×{image.height} px)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,10 +95,21 @@ class Book:
     files: list[CaptionFile]
     count_tokens: Callable[[str], int]
     undoable: bool = False
-    _places: dict[Path, int] = field(default_factory=dict)
+    _places: dict[Path, int] = field(init=False)
+    _shared: dict[Path, list[int]] = field(init=False)
+    """Places of the images whose captions several have in common."""
+    _lacking: int = field(init=False)
+    """Captions without the trigger word; like those that are too long, counted once and kept up to date."""
+    _long: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._places = {file.image: index for index, file in enumerate(self.files)}
+        counts = Counter(file.path for file in self.files)
+        self._shared = {path: [] for path, count in counts.items() if count > 1}
+        for index, file in enumerate(self.files):
+            if file.path in self._shared:
+                self._shared[file.path].append(index)
+        self._lacking, self._long = sum(map(self.lacks_trigger, self.files)), sum(map(self.too_long, self.files))
 
     @classmethod
     def read(cls, rules: Rules, progress: Progress | None = None) -> Book:
@@ -113,10 +125,10 @@ class Book:
             raise DataError(
                 _("No folder of images is chosen yet."), _("Choose one in the step Folders."), code="folder-not-chosen"
             )
-        files = list_captions(rules.folder, rules.extension, _("Images"), progress)
         counter = token_counter(rules.model)
-        for file in files:
-            counter(file.text or "")
+        files = list_captions(
+            rules.folder, rules.extension, _("Images"), progress, lambda file: counter(file.text or "")
+        )
         return cls(rules, files, counter, rules.job.journal.undoable)
 
     def place_of(self, image: Path) -> int | None:
@@ -127,7 +139,7 @@ class Book:
         """Replace captions by newly read ones."""
         for file in files:
             if (place := self._places.get(file.image)) is not None:
-                self.files[place] = file
+                self._put(place, file)
 
     def write(self, place: int, text: str) -> bool:
         """Write a caption if it differs from the file; True if it was written. Images that share it are updated.
@@ -139,11 +151,15 @@ class Book:
         if not self.differs(place, text):
             return False
         written = write_caption(file, text)
-        self.files[place] = written
-        for index, other in enumerate(self.files):
-            if other.path == written.path and index != place:
-                self.files[index] = CaptionFile(other.image, written.path, written.text)
+        self._put(place, written)
+        for index in self._shared.get(written.path, ()):
+            self._put(index, CaptionFile(self.files[index].image, written.path, written.text))
         return True
+
+    def _put(self, place: int, file: CaptionFile) -> None:
+        before, self.files[place] = self.files[place], file
+        self._lacking += self.lacks_trigger(file) - self.lacks_trigger(before)
+        self._long += self.too_long(file) - self.too_long(before)
 
     def differs(self, place: int, text: str) -> bool:
         """Whether a text in the editor differs from the caption."""
@@ -184,10 +200,10 @@ class Book:
             parts.append(_("✗ {0} empty").format(covered.empty))
         if covered.unreadable:
             parts.append(_("✗ {0} unreadable").format(covered.unreadable))
-        if lacking := sum(map(self.lacks_trigger, self.files)):
-            parts.append(_("! {0} without {1}").format(lacking, printable(self.rules.trigger)))
-        if long := sum(map(self.too_long, self.files)):
-            parts.append(_("! {0} over {1} tokens").format(long, self.rules.limit))
+        if self._lacking:
+            parts.append(_("! {0} without {1}").format(self._lacking, printable(self.rules.trigger)))
+        if self._long:
+            parts.append(_("! {0} over {1} tokens").format(self._long, self.rules.limit))
         return parts if len(parts) > 1 else [f"✓ {parts[0]}"]
 
     def fallback_captions(self) -> list[str]:
