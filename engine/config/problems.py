@@ -109,7 +109,7 @@ def sentence(detail: ErrorDetails) -> str:
     message = message.replace("String should match pattern", "text of the form").replace(
         "a valid list", 'a list: ["...", "..."]'
     )
-    message = re.sub(r", unable to parse string as an? \w+", "", message)
+    message = re.sub(r", unable to parse string as an? \w+", "", message).replace("a valid integer", "a whole number")
     message = re.sub(r"^(greater|less) than", r"a number \1 than", message.replace("a valid ", "a "))
     if isinstance(value, dict) or (detail["type"] == "value_error" and not isinstance(value, str | int | float | list)):
         return f"{message}."

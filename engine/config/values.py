@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
 from pydantic import Field, StringConstraints
 
 MaxTokenLength = Literal[75, 150, 225]
@@ -61,5 +62,5 @@ STORED_AS: Mapping[BasePrecision, BasePrecision] = {"int8_w8a8": "int8", "fp8_w8
 """Number formats that also multiply in 8 bits, each with the one that only stores in them."""
 CudaGraphs = Literal["auto", "on", "off"]
 TorchCompile = Literal["auto", "on", "off"]
-Processes = Annotated[int, Field(ge=1, le=64)] | Literal["auto"]
+Processes = Annotated[int, Ge(1), Le(64)] | Literal["auto"]
 OnOutOfMemory = Literal["auto", "retry", "ask", "stop"]
