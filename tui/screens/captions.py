@@ -306,7 +306,8 @@ class CaptionsScreen(CaptionChanges):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Edits of all captions are disabled until they are read, and while another edit runs; the captions of the
         program's own images have none."""
-        if self.rules.shipped and action in ("replace", "frame", "add_trigger", "captioner", "undo"):
+        shipped = self.book is not None and self.book.rules.shipped
+        if shipped and action in ("replace", "frame", "add_trigger", "captioner", "undo"):
             return False  # a note gives the reason
         ready = self.book is not None and not self._busy and not self._captioning
         if action in ("replace", "frame"):

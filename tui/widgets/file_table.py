@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
+from engine.results.columns import FAVOURITE
 from engine.results.verdict import JudgedFile
 from tui.text.cells import clipped
 from tui.text.results import columns_for, ranks, rows, titles
@@ -66,7 +67,9 @@ class FileTable(RowTable):
         entries: dict[str, Entry] = {}
         for judged, row in zip(files, cells, strict=True):
             key = str(judged.file.path)
-            row["file"] = Text(clipped(row["file"].plain, columns["file"], keep_end=True))
+            sign = f"{FAVOURITE} " if judged.file.path.name in self._favourites else ""
+            name = row["file"].plain.removeprefix(sign)
+            row["file"] = Text(sign + clipped(name, columns["file"] - cell_len(sign), keep_end=True))
             text = f"{judged.file.path.name} {judged.verdict.kind}"
             entries[key] = Entry(
                 tuple(row[name] for name in columns), text, ranks(judged, self._best, self._favourites)
