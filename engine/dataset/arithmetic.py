@@ -146,8 +146,8 @@ class StepPlan:
         parts = [plural(count, "process"), str(size), *([str(times)] if times > 1 else [])]
         return (
             f"Each step trains up to {count * size * times} images ({' × '.join(parts)}). A learning rate that was "
-            f"chosen for one process is safe here and learns less per epoch; with Adam up to {math.sqrt(count):.2g} "
-            "times as much is possible."
+            f"chosen for one process is safe here, but learns less per epoch; Adam allows up to {math.sqrt(count):.2g} "
+            "times that rate."
         )
 
     def _divisors(self) -> str:

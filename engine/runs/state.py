@@ -177,7 +177,7 @@ def true_state(run_dir: RunDir) -> RunState:
         return _state({**record, "step": step}, state, detail, exit_code=ending["exit_code"])
     if is_alive(record):
         return _state(record, written if written in LIVE else "starting", f"its trainer is process {record['pid']}")
-    if not record and not run_dir.events_path.exists():
+    if not record and run_dir.meta and not run_dir.events_path.exists():
         return _state(record, "stopped", "it is prepared, and was not started yet")
     record = _with_newest_step(run_dir, record)
     where = record.get("host", text(run_dir.meta.get("host")))

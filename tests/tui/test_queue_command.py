@@ -134,7 +134,7 @@ def test_a_life(lorasmith: Lorasmith, queue: Queue) -> None:
     failed = replace(queue.entries()[0], state="failed", reason=Reason("x", "Images", "None.", "Add\nsome."), ended=1.0)
     queue.write(failed)
     lines = lorasmith("queue", "list").stdout.splitlines()
-    assert "does not run; 1 failed" in lines[0] and lines[2:] == [
+    assert "not running; 1 failed" in lines[0] and lines[2:] == [
         "      Images: None.", "      hint: Add", "      hint: some.",
     ]  # fmt: skip
     assert lorasmith("queue", "retry").returncode == 2

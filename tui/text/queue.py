@@ -25,7 +25,7 @@ def heading(queue: Queue, runner: Runner | None, entries: list[Entry]) -> str:
         if queue.paused:
             does += _(", paused: starts nothing new")
     else:
-        does = _("paused") if queue.paused else _("does not run")
+        does = _("paused") if queue.paused else _("not running")
     return _("Queue {path}: {does}; {entries}").format(
         path=printable(queue.path), does=does, entries=summary(entries) or _("empty")
     )

@@ -14,6 +14,7 @@ from engine.text import printable
 from tui.text.cells import clipped
 from tui.text.queue import since
 from tui.text.rows import COLOURS, FRAME, NARROW_NAME, SIGNS, Column, progress, short_moment
+from tui.text.run import phase_text
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _sentence(seen: Seen) -> str:
     if entry.state == RUNNING:
         run = seen.run
         where = _(" on {0}").format(printable(entry.node)) if entry.node else ""
-        phase = printable(run.phase or run.state) if run is not None and run.live else _("waits for a machine")
+        phase = phase_text(run.phase) or _(run.state) if run is not None and run.live else _("waiting for a machine")
         return phase + where
     if entry.tries:
         return _("Started {0} times.").format(entry.tries)
@@ -114,9 +115,9 @@ def about_queue(entries: list[Entry], runner: Runner | None, paused: bool) -> st
     waits = any(entry.state == "waiting" for entry in entries)
     if runner is None:
         if paused:
-            return _("‖ paused: p starts it")
-        return _("□ does not run: p starts it") if waits else _("□ does not run")
+            return _("‖ paused; p starts it")
+        return _("□ not running; p starts it") if waits else _("□ not running")
     place = printable(runner.place) or _("this machine")
     if paused:
-        return _("‖ starts nothing new; process {0} on {1}").format(runner.pid, place)
-    return _("▶ runs as process {0} on {1}").format(runner.pid, place)
+        return _("‖ starting nothing new: process {0} on {1}").format(runner.pid, place)
+    return _("▶ running: process {0} on {1}").format(runner.pid, place)

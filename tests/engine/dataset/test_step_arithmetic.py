@@ -111,7 +111,7 @@ def test_the_arithmetic_in_words() -> None:
         "200 + 200 = 400 items",
         "400 items in 1 bucket → 200 batches of 2 → 50 steps an epoch (2 processes, 2 batches a step)",
         "Each step trains up to 8 images (2 processes × 2 × 2). A learning rate that was chosen for one process is "
-        "safe here and learns less per epoch; with Adam up to 1.4 times as much is possible.",
+        "safe here, but learns less per epoch; Adam allows up to 1.4 times that rate.",
         "1 epoch × 50 steps = 50 steps",
     ]
 

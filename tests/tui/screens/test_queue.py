@@ -73,7 +73,7 @@ async def test_what_is_shown(
     async with app.run_test(size=size) as pilot:
         await opened(app, pilot, until)
         await until(pilot, lambda: "3/100" in text(app))
-        for words in ("□ does not run: p starts it", "▶ running", "‖ held", "○ waiting", "✗ failed", "train on here"):
+        for words in ("□ not running; p starts it", "▶ running", "‖ held", "○ waiting", "✗ failed", "training on here"):
             assert words in text(app)
         await pilot.press("slash", *"nobody", "enter")
         await until(pilot, lambda: "No entry fits the filter." in text(app))
@@ -151,12 +151,12 @@ async def test_start_and_pause(
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
         await opened(app, pilot, until)
-        await until(pilot, lambda: "paused: p starts it" in text(app))
+        await until(pilot, lambda: "paused; p starts it" in text(app))
         await pilot.press("p")
-        await until(pilot, lambda: "▶ runs as process" in text(app) and "p Pause" in text(app))
+        await until(pilot, lambda: "▶ running: process" in text(app) and "p Pause" in text(app))
         assert len(locks) == 1 and not queue.paused
         await pilot.press("p")
-        await until(pilot, lambda: "starts nothing new" in text(app) and "p Start" in text(app))
+        await until(pilot, lambda: "starting nothing new" in text(app) and "p Start" in text(app))
         await pilot.press("p")
         await until(pilot, lambda: not queue.paused)
         await pilot.press("escape")
