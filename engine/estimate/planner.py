@@ -29,6 +29,7 @@ class Planner:
         phases: to plan; fewer are quicker. Loading, caching and the step are always included.
         waiting: called before the process is started, which takes time.
         cancelled: polled; True ends it.
+        progress: called with what is planned, (done, total) of it.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class Planner:
         phases: Sequence[str] = PHASES,
         waiting: Callable[[], None] = lambda: None,
         cancelled: Callable[[], bool] = lambda: False,
+        progress: Callable[[str, int, int], object] = lambda *_: None,
     ) -> None:
         self._gpu, self._phases = gpu, tuple(phases)
-        self._process = PlannerProcess(waiting, cancelled)
+        self._process = PlannerProcess(waiting, cancelled, progress)
 
     def __enter__(self) -> Self:
         self._process.__enter__()

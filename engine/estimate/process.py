@@ -20,12 +20,16 @@ class PlannerProcess:
     Args:
         waiting: called before the process is started, which takes time.
         cancelled: polled; True ends it.
+        progress: called with what is planned, (done, total) of it.
     """
 
     def __init__(
-        self, waiting: Callable[[], None] = lambda: None, cancelled: Callable[[], bool] = lambda: False
+        self,
+        waiting: Callable[[], None] = lambda: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        progress: Callable[[str, int, int], object] = lambda *_: None,
     ) -> None:
-        self._cancelled = cancelled
+        self._cancelled, self._progress = cancelled, progress
         self._worker = Worker(
             "engine.estimate.worker", "The memory plan", failure=TrainingError,
             hint="The run itself may work; please report this.",
@@ -46,5 +50,5 @@ class PlannerProcess:
             TrainingError: the planner failed.
             Cancelled: by `cancelled`.
         """
-        reply = self._worker.ask(request.as_json(), cancelled=self._cancelled)
+        reply = self._worker.ask(request.as_json(), self._progress, self._cancelled)
         return tuple(Need(**need) for need in reply["needs"])

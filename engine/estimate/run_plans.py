@@ -28,6 +28,7 @@ class RunPlans:
         progress: of reading the images.
         waiting: called before the planner's process is started.
         cancelled: polled; True ends it.
+        planning: called with what is planned, (done, total) of it.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class RunPlans:
         progress: Progress | None = None,
         waiting: Callable[[], None] = lambda: None,
         cancelled: Callable[[], bool] = lambda: False,
+        planning: Callable[[str, int, int], object] = lambda *_: None,
     ) -> None:
-        self._planner = Planner(gpu, phases, waiting, cancelled)
+        self._planner = Planner(gpu, phases, waiting, cancelled, planning)
         self._progress = progress
         self._scan: tuple[tuple[int, int | None], Scan] | None = None
 

@@ -72,7 +72,7 @@ def command(
     run = resolve_run(config)
     gpu = vram_text.card(config)
     progress = output.counter("reading images")
-    with RunPlans(gpu, progress=progress, waiting=_report_first_time) as plan_of:
+    with RunPlans(gpu, progress=progress, waiting=_report_first_time, planning=output.counters()) as plan_of:
         plan = plan_of(run).with_run(*_length(run, plan_of))
         remedies = _remedies(run, gpu, plan, vram, plan_of)
     if as_json:
@@ -134,7 +134,7 @@ def _every_preset(as_json: bool) -> int:
 
     names = [preset.name for preset in list_presets() if preset.shipped]
     configs = [configuration.read_partly(name, ()) for name in names]
-    with Planner(waiting=_report_first_time) as planner:
+    with Planner(waiting=_report_first_time, progress=output.counters()) as planner:
         plans = [(name, planner.plan(resolve_run(config))) for name, config in zip(names, configs, strict=True)]
     if as_json:
         output.json_result({name: plan.with_run(config.training.max_train_steps, None).as_json()

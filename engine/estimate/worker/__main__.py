@@ -14,7 +14,7 @@ from engine.types import Recognition
 from engine.worker import Reporter, serve
 
 
-def handle(request: dict[str, Any], _: Reporter) -> dict[str, Any]:
+def handle(request: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Rehearse one run and return its needs."""
     with large_imports():
         from diffusers.utils import logging
@@ -29,6 +29,7 @@ def handle(request: dict[str, Any], _: Reporter) -> dict[str, Any]:
         Workload.restored(request["work"]),
         request["precision"],
         request["phases"],
+        report=lambda done, total: reporter("planning, phases", done, total),
     )
     return {"needs": [need.stored() for need in needs]}
 

@@ -39,7 +39,7 @@ from engine.training.objective import Noise, Objective
 from engine.training.prepare import build_network, place_for_training, uses_autocast
 from engine.training.step import batch_loss, objective_for
 from engine.training.texts import cached_encoders, captions_at_once
-from engine.types import Recognition
+from engine.types import Progress, Recognition
 
 CAPTION = "a"
 """Any text: every caption is padded to the same length."""
@@ -76,6 +76,7 @@ def rehearse(
     precision: str,
     phases: Collection[str] = PHASES,
     counter: StorageCounter | None = None,
+    report: Progress = lambda _done, _total: None,
 ) -> list[Need]:
     """The need of each phase of the run on the card.
 
@@ -85,16 +86,19 @@ def rehearse(
         precision: "no", "fp16" or "bf16".
         phases: selects among the phases after the training.
         counter: sees every operation; None: one of its own.
+        report: called with (done, all) before each phase.
 
     Raises:
         LoraSmithError: an error that would stop the run too.
     """
     needs: list[Need] = []
+    total = len(Phase) - 1  # without the start
     counter = counter or StorageCounter(device.NAME, partial(workspace, deterministic=config.memory.deterministic))
     with device.pretending(counter):
 
         @contextmanager
         def phase(which: Phase) -> Iterator[None]:
+            report(len(needs), total)
             counter.restart()
             yield
             breakdown = {kind: size for kind, size in sorted(counter.kinds_at_peak.items()) if size > 0}
@@ -120,6 +124,7 @@ def rehearse(
         if Phase.SAVE in phases:
             with phase(Phase.SAVE), _evaluating(run, network):
                 verify.rehearse(network, run.model.trainable, run.model.reader)
+    report(total, total)
     return needs
 
 
