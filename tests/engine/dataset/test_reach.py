@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from engine.dataset.latents import LatentCache
 from engine.dataset.reach import Direction, last_update, most_latents, reached
 from engine.dataset.scan import scan
 from engine.training.batch_source import BatchSource
+from tests.packed import packed
 
 SIZES = [(512, 512), (768, 512), (512, 768)]
 COUNTS = (5, 4, 2)
@@ -147,10 +147,6 @@ def items_in(folder: Path, **dataset: Any) -> tuple[list[Item], RunConfig]:
     return make_items(scan(config), BucketGrid.from_table(config.dataset, multiple=16, downscale=8)), config
 
 
-def files(directory: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
-
-
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 @pytest.mark.parametrize("names", [["4"], ["8"], ["0", "8"], ["w1"], ["2", "3", "w0"], []])
@@ -159,20 +155,20 @@ def test_the_bytes_of_a_latent_do_not_depend_on_the_needed_items(
 ) -> None:
     items, config = items_in(folder, flip_aug=flip)
     LatentCache(tmp_path / "all", "vae", config.dataset).build(items, Encoder(), batch_size)
-    all_files = files(tmp_path / "all")
+    all_files = packed(tmp_path / "all")
     cache, encoder = LatentCache(tmp_path / "some", "vae", config.dataset), Encoder()
     only = [(item, flip) for item in items if item.image.path.stem in names]
     calls: list[tuple[int, int]] = []
     cache.build(items, encoder, batch_size, lambda *call: calls.append(call), only=only)
     assert all(cache.has(*direction) and cache.get(*direction)[0].ndim == 3 for direction in only)
-    some = files(tmp_path / "some")
+    some = packed(tmp_path / "some")
     assert some.items() <= all_files.items()
     assert len(encoder.batches) <= len(names) and len(some) <= len(names) * batch_size
     assert calls[-1:] == ([(sum(encoder.batches),) * 2] if names else [])
     second = Encoder()
     assert cache.build(items, second, batch_size, only=only).encoded == 0 and second.batches == []
     LatentCache(tmp_path / "some", "vae", config.dataset).build(items, Encoder(), batch_size)
-    assert files(tmp_path / "some") == all_files
+    assert packed(tmp_path / "some") == all_files
 
 
 def test_only_needed_latents_are_available(tmp_path: Path, folder: Path) -> None:
