@@ -5,7 +5,6 @@ from __future__ import annotations
 from engine.errors import UsageError
 from engine.hardware.gpu import list_gpus
 from engine.hardware.system import usable_threads
-from engine.hardware.torch_build import torch_build
 from engine.text import plural
 
 _ALWAYS = 2
@@ -14,6 +13,8 @@ _ALWAYS = 2
 
 def usable_gpus() -> int:
     """The GPUs that are visible and that the installed PyTorch can use."""
+    from engine.hardware.torch_build import torch_build
+
     report, build = list_gpus(), torch_build()
     return sum(build.trouble(report, gpu) is None for gpu in report.visible())
 

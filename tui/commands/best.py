@@ -15,7 +15,7 @@ from engine.results.columns import BEST, NOTHING, Column, learned_column
 from engine.runs import RunDir, resolve
 from engine.text import percent, printable
 from tui.shell import output
-from tui.text.results import verdict_word
+from tui.text.verdict_words import verdict_word
 from tui.texts import _
 
 if TYPE_CHECKING:

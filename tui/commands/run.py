@@ -85,7 +85,7 @@ def print_what_now(run_dir: RunDir, code: int) -> None:
     from engine.results.record import read_run
     from engine.results.what_now import in_short
     from engine.text import attach_line
-    from tui.text.results import verdict_word
+    from tui.text.verdict_words import verdict_word
 
     if code != ExitCode.DONE or not run_dir.lora_path().is_file():
         return

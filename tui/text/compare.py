@@ -12,8 +12,8 @@ from engine.results.comparison import Comparison
 from engine.results.record import RunRecord
 from engine.results.report import memory_facts
 from engine.text import duration, printable
-from tui.text.results import verdict_word
 from tui.text.rows import progress, sign
+from tui.text.verdict_words import verdict_word
 from tui.texts import _
 
 GAP = 2

@@ -10,6 +10,7 @@ from engine.results.columns import BEST, BY_NAME, FAVOURITE, NOTHING, SIGNS, lea
 from engine.results.similarity import Similarity
 from engine.results.verdict import Assessment, JudgedFile, best_words
 from engine.text import percent, printable
+from tui.text.verdict_words import verdict_word
 from tui.texts import _
 
 LEAST_NAME = 24
@@ -48,11 +49,6 @@ def columns_for(width: int, natural: Mapping[str, int]) -> dict[str, int]:
 
 def _excess(widths: Mapping[str, int], width: int) -> int:
     return sum(widths.values()) + GAP * len(widths) - width
-
-
-def verdict_word(kind: str) -> str:
-    """A verdict as a word; a file without one was not measured."""
-    return _("not measured") if kind == "undecidable" else _(kind)
 
 
 def rows(

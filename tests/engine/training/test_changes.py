@@ -220,7 +220,7 @@ def test_what_is_refused_gets_a_reason_and_changes_nothing(
     """With cached text outputs: a caption that is dropped is there, one that lost tags is not."""
     run = make_run(**QUICK, memory__cache_text_encoder_outputs=True, saving__save_every_n_epochs=0)
     requests: list[tuple[str, object, str]] = [
-        ("training.max_train_steps", 2, "refused: training.max_train_steps = 2 ends at step 2, and 2 are made"),
+        ("training.max_train_steps", 2, "refused: training.max_train_steps = 2 would end the run at step 2, which it"),
         ("training.unet_lr", 0, "refused: training.unet_lr cannot become 0"),
         ("training.unet_lr", -1, "refused: -1 is given, allowed is greater than or equal to 0"),
         ("training.text_encoder_lr", 1e-5, "changes nothing here, no group trains with it"),

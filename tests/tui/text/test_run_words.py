@@ -38,11 +38,11 @@ def test_the_losses_of_a_measurement(data: dict[str, Any], screen: str | None, s
 @pytest.mark.parametrize(
     ("phase", "state", "words"),
     [
-        ("train", "running", "0:26 left"),
-        ("sample", "running", "0:26 left at step 10"),
-        ("validate", "running", "0:26 left at step 10"),
+        ("train", "running", "26 s left"),
+        ("sample", "running", "26 s left at step 10"),
+        ("validate", "running", "26 s left at step 10"),
         ("train", "paused", "paused"),
-        ("train", "finished", "ended after 0:20"),
+        ("train", "finished", "ended after 20 s"),
     ],
 )
 def test_the_time_left_names_the_step_that_it_is_of(phase: str, state: str, words: str) -> None:
