@@ -21,6 +21,7 @@ from engine.captioning.captioner import KINDS  # noqa: E402
 from engine.config.form import facts_of, form  # noqa: E402
 from engine.results.columns import COLUMNS  # noqa: E402
 from engine.runs.phase import Phase  # noqa: E402
+from engine.runs.state import LIVE  # noqa: E402
 
 
 def from_tables() -> Iterator[str]:
@@ -34,8 +35,8 @@ def from_tables() -> Iterator[str]:
         for field in facts_of(kind.options):
             yield from (field.title, field.help)
     yield from (phase.label for phase in Phase)
-    yield from (text for column in COLUMNS for text in (column.title, column.explanation))
-    yield from ("undertrained", "good", "overtrained", "undecidable")
+    yield from (text for column in COLUMNS for text in (column.title, column.heading, column.explanation))
+    yield from ("undertrained", "good", "overtrained", "undecidable", "best", "best of these", *LIVE)
 
 
 def template() -> Catalog:

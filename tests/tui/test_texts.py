@@ -27,7 +27,8 @@ def calls() -> Iterator[tuple[str, ast.Call, int]]:
 
 TABLES = {
     "facts.title", "facts.help", "kind.about", "KINDS[name].about", "row.title", "column.title", "best.verdict.kind",
-    "name", "Phase.label_of",
+    "name", "Phase.label_of", "each.heading or each.title", "each.explanation", "column.explanation", "learned.title",
+    "BY_NAME['response'].heading", "best_words", "kind", "run.state",
 }  # fmt: skip
 """What may be looked up that is no text of its place: `tools/messages.py` takes these from the engine's tables."""
 

@@ -144,6 +144,6 @@ def _every_preset(as_json: bool) -> int:
         output.result(line)
     output.result("GiB on the card by phase, without CUDA's context; the peak has it. fits: the")
     output.result("smallest usual card that has enough memory. Planned for a card with bf16.")
-    output.result("sample: at full speed, which is not in the peak, as a run uses it only where the card")
-    output.result("has room for it. Otherwise it generates samples as in the column low memory.")
+    output.result("sample: at full speed, which is not in the peak, as a run uses it only where")
+    output.result("the card has room for it. Otherwise samples need what low memory shows.")
     return ExitCode.DONE

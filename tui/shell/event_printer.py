@@ -30,7 +30,6 @@ from engine.runs.pace import Pace
 from engine.runs.phase import Phase
 from engine.text import duration, printable
 from tui.shell import output
-from tui.text.run import repeats_change
 
 LINE_SECONDS = 5.0
 BAR_SECONDS = 0.1
@@ -159,7 +158,7 @@ def _line(event: Event) -> str | None:
         case SavedEvent():
             size = f" ({event.bytes / 2**20:.1f} MiB)" if event.bytes is not None else ""
             return f"saved and verified {event.path}{size}, step {_number(event.step)}"
-        case ControlAckEvent() if not repeats_change(event):
+        case ControlAckEvent() if not event.repeats_change:
             name = "setting" if event.command == "set" else event.command.replace("_", " ")
             return f"{name}: {event.result}"
         case OomEvent():

@@ -56,11 +56,6 @@ def answer_text(answer: str) -> str:
     return printable(answer.removeprefix("done: "))
 
 
-def repeats_change(event: ControlAckEvent) -> bool:
-    """Whether an answer only repeats the event of the change that it made."""
-    return event.command == "set" and not event.result.startswith(("refused", "done"))
-
-
 def phase_text(name: str) -> str:
     """The label of a phase, also of one of another version."""
     return _(printable(Phase.label_of(name)))
@@ -272,7 +267,7 @@ def _event_words(event: Event) -> tuple[str, str, str]:
             return "●", _validation_words(event), ""
         case ChangedEvent():
             return "▸", event.text, ""
-        case ControlAckEvent() if not repeats_change(event):
+        case ControlAckEvent() if not event.repeats_change:
             return "▸", f"{COMMANDS.get(event.command, event.command)}: {answer_text(event.result)}", ""
         case RunStartedEvent():
             return "○", _("The trainer started: process {0}").format(event.pid or 0), ""

@@ -330,6 +330,11 @@ class ControlAckEvent(Event, type="control_ack"):
     )
     result: str = field(TEXT, "`done`, `refused: …` with the reason, or the action.")
 
+    @property
+    def repeats_change(self) -> bool:
+        """Whether the answer only repeats the event of the change that it made."""
+        return self.command == "set" and not self.result.startswith(("refused", "done"))
+
 
 class ChangedEvent(Event, type="changed"):
     """A setting has another value from the next step on."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from engine.config import load_config, update_toml
 from engine.exit_codes import ExitCode
@@ -205,7 +207,9 @@ def test_what_was_set_while_an_earlier_version_trained_still_counts(
         during(patch, {4: later})
         assert train_here(earlier) == ExitCode.DONE
     assert rates(earlier) == rates(straight)
-    assert losses(earlier) == losses(straight) and digest(earlier) == digest(straight)
+    assert losses(earlier) == losses(straight)
+    ours, theirs = (load_file(run.path / "zed.safetensors") for run in (earlier, straight))
+    assert all(torch.equal(ours[name], theirs[name]) for name in {**ours, **theirs}), "but for the steps of the changes"
     assert load_config(earlier.config_path).training.changes == [
         "4: training.unet_lr=0.0002", "4: saving.save_every_n_steps=5", "4: training.unet_lr=0.0004",
     ]  # fmt: skip
