@@ -45,9 +45,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     ("training", "asked", "proposed", "meaning", "refused", "wanted", "change"),
     [
         ({"max_train_epochs": 2}, "Epochs of the whole run: It has 2 epochs (20 steps) now.", "5",
-         ("In all: 5 epochs (50 steps).", "30 steps more take about 0:26"), "2", "4", {"training.max_train_epochs": 4}),
+         ("In all: 5 epochs (50 steps).", "30 steps more take about 26 s"), "2", "4", {"training.max_train_epochs": 4}),
         ({"max_train_steps": 20}, "Steps of the whole run: It has 20 steps (2 epochs) now.", "30",
-         ("In all: 30 steps (3 epochs).", "10 steps more take about 0:09"), "20", "25",
+         ("In all: 30 steps (3 epochs).", "10 steps more take about 9 s"), "20", "25",
          {"training.max_train_steps": 25}),
     ],
 )  # fmt: skip
@@ -105,7 +105,7 @@ async def test_enter_before_the_plan_is_ready_counts(
     ("length", "question", "proposed", "meaning"),
     [
         (RunLength(False, 30, None, 50, 2.0), "Steps of the whole run: It has 30 steps (0.6 epochs) now.", "45",
-         ["In all: 60 steps (1.2 epochs).", "30 steps more take about 1:00, without samples, saves and measuring."]),
+         ["In all: 60 steps (1.2 epochs).", "30 steps more take about 1 min 0 s, without samples, saves and measuring."]),
         (RunLength(False, 1), "Steps of the whole run: It has 1 step now.", "2", []),
         (RunLength(True, 30), "Epochs of the whole run:", "", []),
         (RunLength(True, 30, 3, 10), "Epochs of the whole run: It has 3 epochs (30 steps) now.", "6",

@@ -321,7 +321,7 @@ async def test_a_copy_shows_what_changed_during_the_training(copied: LoraSmithAp
         await pilot.press("enter", "1", "e", "minus", "3", "enter")
         await until(pilot, lambda: "! 1 later change is left out." in text(copied))
         toasts = [notification.message for notification in copied._notifications]
-        assert any(toast.startswith("UNet learning rate 5e-5 from step 21. The new value") for toast in toasts)
+        assert any(toast.startswith("U-Net learning rate 5e-5 from step 21. The new value") for toast in toasts)
         assert copied.draft.config().training.changes == ["40: training.max_train_steps=100"]
         await pilot.press("delete")
         await until(pilot, lambda: "is left out" not in text(copied))
