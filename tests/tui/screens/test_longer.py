@@ -105,7 +105,8 @@ async def test_enter_before_the_plan_is_ready_counts(
     ("length", "question", "proposed", "meaning"),
     [
         (RunLength(False, 30, None, 50, 2.0), "Steps of the whole run: It has 30 steps (0.6 epochs) now.", "45",
-         ["In all: 60 steps (1.2 epochs).", "30 steps more take about 1 min 0 s, without samples, saves and measuring."]),
+         ["In all: 60 steps (1.2 epochs).",
+          "30 steps more take about 1 min 0 s, without samples, saves and measuring."]),
         (RunLength(False, 1), "Steps of the whole run: It has 1 step now.", "2", []),
         (RunLength(True, 30), "Epochs of the whole run:", "", []),
         (RunLength(True, 30, 3, 10), "Epochs of the whole run: It has 3 epochs (30 steps) now.", "6",

@@ -133,5 +133,5 @@ async def test_a_field_has_edges_where_it_has_no_background(
         assert re.search(r"^ Model +\|\S.* \|$", text(app), re.MULTILINE), text(app)
         assert re.search(r"^ VAE +\|optional.* \|$", text(app), re.MULTILINE), text(app)
         await pilot.press("ctrl+p")
-        await until(pilot, lambda: "Complete the path" in text(app))
+        await until(pilot, lambda: "One step back" in text(app))
         assert text(app).isascii()
