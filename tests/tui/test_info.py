@@ -119,7 +119,8 @@ def test_products_that_the_card_lacks_are_refused_before_the_start(
     monkeypatch.chdir(tmp_path)
     nvml(machine, torch=CUDA_TORCH)
     demo = read("demo", ["dataset.min_images=1"], images=str(ASSETS / "demo_pictures"))
-    asked = demo.changed(memory={"device": "cuda:0", "base_precision": precision})
+    memory = {"device": "cuda:0", "base_precision": precision}
+    asked = demo.changed(memory=memory, training={"num_processes": 1})
     if not better:
         assert "compute capability" in preflight(asked).precision
         return
