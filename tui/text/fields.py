@@ -29,6 +29,9 @@ def cut(text: str, width: int, *, keep_end: bool = False) -> str:
     return set_cell_size(clipped(text, width - 1, keep_end=keep_end), width)
 
 
+_REPEATED = re.compile(r"\b([\w-]+(?: [\w-]+)?) \(\1\)", re.IGNORECASE)
+
+
 def hint(facts: FieldFacts) -> str:
     """The text after the value: the step of another step's field, else the range."""
     if facts.key in STEP_OF:
@@ -44,8 +47,10 @@ def step_title(name: str) -> str:
 
 
 def with_titles(sentence: str) -> str:
-    """A sentence of the engine with the titles of settings instead of their keys: for a screen with their fields."""
-    return KEY.sub(lambda match: _(facts.title) if (facts := fields().get(match[0])) else match[0], sentence)
+    """A sentence of the engine with the titles of settings instead of their keys: for a screen with their fields. A key
+    in brackets that only repeats its title goes: "T5-XXL (flux.t5xxl)"."""
+    titled = KEY.sub(lambda match: _(facts.title) if (facts := fields().get(match[0])) else match[0], sentence)
+    return _REPEATED.sub(r"\1", titled)
 
 
 def change_text(text: str) -> str:

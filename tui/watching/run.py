@@ -40,6 +40,8 @@ class Look:
     """Lines of the event log that are no events."""
     log: list[str]
     """The end of train.log, without the lines that events have."""
+    printed: bool
+    """Whether train.log has any line."""
     explanation: tuple[str, ...]
     """Of a run that was lost, or is on another machine."""
     machine: Machine | None
@@ -96,6 +98,7 @@ class RunWatch:
             partial=self._follower.partial,
             bad_lines=self._follower.bad_lines,
             log=self._log_lines(),
+            printed=bool(self._log),
             explanation=self._explain(state) if complete and not gone else (),
             machine=self._machine.latest if self._machine else None,
             title=self._title,

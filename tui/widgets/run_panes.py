@@ -92,7 +92,8 @@ class RunPanes(Vertical):
             self._draw_events(history, look)
         if "log" in visible:
             lines = "\n".join(printable(line) for line in look.log)
-            self.query_one("#printed", Tail).set_text(lines or _("Nothing but what Events shows."))
+            nothing = _("Nothing but what Events shows.") if look.printed else _("The trainer has printed nothing yet.")
+            self.query_one("#printed", Tail).set_text(lines or nothing)
 
     def _draw_overview(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
         total = history.max_train_steps or look.state.max_train_steps

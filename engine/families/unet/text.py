@@ -90,13 +90,14 @@ def weighted(states: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tens
     Args:
         weights: None: nothing is changed.
         keep_mean: scale each caption's states back to their mean: so A1111 and the samples of Kohya's scripts, not
-            their training.
+            their training. A mean of exactly 0, which no factor restores, is left alone.
     """
     if weights is None:
         return states
     result = states.float() * weights.to(states.device)[..., None]
     if keep_mean:
-        result = result * (states.float().mean((1, 2), keepdim=True) / result.mean((1, 2), keepdim=True))
+        before, after = states.float().mean((1, 2), keepdim=True), result.mean((1, 2), keepdim=True)
+        result = result * torch.where(after == 0, 1.0, before / after)
     return result.to(states.dtype)
 
 

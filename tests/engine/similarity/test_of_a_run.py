@@ -44,7 +44,7 @@ def test_figures_are_computed_kept_and_shown(
     before = read_run(run_dir)
     assert before.similarity == Similarity() and "other models" not in page(run_dir, tmp_path)
     assert main.run(["best", str(run_dir.path), "--with-clip", str(clip)]) == ExitCode.DONE
-    assert "not part of the verdict" in capsys.readouterr().out
+    assert "These figures do not count in the verdicts." in capsys.readouterr().out
     first = read_similarity(run_dir)
     assert first.figures() == ["clip_i", "clip_t"] and list(first.steps) == [0, 10, 20]
     assert all(-1 <= value <= 1 for values in first.steps.values() for value in values.values())

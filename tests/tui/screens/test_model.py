@@ -185,7 +185,7 @@ async def test_the_files_of_flux(begin: Smith, home: Path, until: Until, text: S
     files = tiny_files(home / "flux dev")
     app = begin({KEY: str(files.transformer), "flux.clip_l": str(files.clip_l)})
     async with app.run_test(size=NARROW) as pilot:
-        missing = "are not set."
+        missing = "T5-XXL and the autoencoder are not set."
         await until(pilot, lambda: missing in " ".join(text(app).split()))
         assert "CLIP-L (" not in text(app)
         for key in ("t5xxl", "ae", "t5_tokenizer"):
@@ -205,7 +205,7 @@ async def test_the_files_of_flux(begin: Smith, home: Path, until: Until, text: S
 async def test_a_prediction_type_that_contradicts_the_model(begin: Smith, until: Until, text: Shown) -> None:
     app = begin({KEY: DEMO_BASE, "model.v_parameterization": False}, preset="demo")
     async with app.run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "contradicts" in text(app))
+        await until(pilot, lambda: "✗ v-prediction = false contradicts" in text(app))
         await pilot.press("ctrl+n")
         assert isinstance(app.screen, ModelScreen)
 
