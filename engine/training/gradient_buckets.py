@@ -105,6 +105,8 @@ class GradientBuckets:
         """By id of what writes gradients: the numbers of its parts."""
         self._flat: list[_Part] = []
         self._lists: list[_ListPart] = []
+        self._parts: list[_Part] = []
+        """All of them in the order in which they are sent, about that of the backward pass."""
         if size == 1:
             return
         alone = list(layout.outside)
@@ -113,16 +115,12 @@ class GradientBuckets:
             layout.flat.on_written = self._arrived
             alone += layout.flat.with_own_gradients()
         self._lists = [_ListPart(group) for group in _grouped(layout.outside)][::-1]
+        self._parts = [*self._flat, *self._lists]
         for number, part in enumerate(self._parts):
             for source in part.sources:
                 self._places.setdefault(source, []).append(number)
         for parameter in alone:
             parameter.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
-
-    @property
-    def _parts(self) -> list[_Part]:
-        """In the order in which they are sent, about that of the backward pass."""
-        return [*self._flat, *self._lists]
 
     @contextmanager
     def backward(self, *, last: bool) -> Iterator[None]:
@@ -141,7 +139,8 @@ class GradientBuckets:
         yield
         self._is_last_pass = False
         if last:
-            self._send(len(self._pending))
+            while self._sent < len(self._parts):
+                self._send()
         else:
             self._layout.collect()
 
@@ -173,16 +172,13 @@ class GradientBuckets:
         for number in self._places[id(source)]:
             assert number >= self._sent, "a gradient was written again after it was sent"
             self._pending[number].discard(id(source))
-        ready = self._sent
-        while ready < len(self._pending) and not self._pending[ready]:
-            ready += 1
-        self._send(ready)
+        while self._sent < len(self._pending) and not self._pending[self._sent]:
+            self._send()
 
-    def _send(self, end: int) -> None:
-        """Send the parts up to `end`: every rank sends them in the same order."""
-        for part in self._parts[self._sent : end]:
-            part.send()
-        self._sent = max(self._sent, end)
+    def _send(self) -> None:
+        """Send the next part: every rank sends them in the same order."""
+        self._parts[self._sent].send()
+        self._sent += 1
 
 
 def _extents(flat: FlatParameters) -> Iterator[tuple[int, int, set[int]]]:

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -89,8 +88,10 @@ def train_in_ranks(run: RunDir, signals: Signals, processes: int) -> ExitCode:
 
 def _pass_on(run: RunDir, name: str) -> None:
     """A signal to this process is a stop for rank 0, which finishes its step and saves."""
-    with suppress(LoraSmithError):
+    try:
         request(run, "stop", {"reason": name})
+    except LoraSmithError as error:
+        print(f"{name} could not be passed on to the ranks: {error} A second signal ends the run at once.", flush=True)
 
 
 def _run_agent(run: RunDir, processes: int) -> Mapping[int, int]:

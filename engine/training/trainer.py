@@ -29,6 +29,7 @@ from engine.training.first_values import set_first_values
 from engine.training.graphs import CudaCapturer, why_not
 from engine.training.kept_caches import keep_small_caches
 from engine.training.loggers import start_loggers
+from engine.training.memory_use import memory_in_use
 from engine.training.oom import free_memory, shortage_of
 from engine.training.outcome import Outcome
 from engine.training.outputs import Outputs
@@ -36,7 +37,7 @@ from engine.training.plan_check import PlanCheck
 from engine.training.prepare import Prepared, prepare
 from engine.training.recovery import LIMIT
 from engine.training.run_reader import RunReader
-from engine.training.session import PhasePeaks, Session, Stopped, phase_of, stop_reason
+from engine.training.session import Session, Stopped, phase_of, stop_reason
 from engine.training.step import TrainStep, objective_for
 from engine.training.train_state import TrainState
 
@@ -290,7 +291,7 @@ class Trainer:
                 images_per_second=images / seconds,
                 seconds_per_step=seconds,
                 eta_seconds=seconds * (self.state.plan.max_train_steps - step) + self.outputs.seconds_left(),
-                memory=_memory(self.device, self.session.peaks),
+                memory=memory_in_use(self.device, self.session.peaks),
                 **optional,
             )
         )
@@ -388,18 +389,3 @@ class Trainer:
                     self._execute(command)
             time.sleep(PAUSE_SECONDS)
             self._take_commands(now=True)
-
-
-def _memory(device: torch.device, peaks: PhasePeaks | None) -> dict[str, float]:
-    """This process's memory in GiB: allocated, reserved and peak on a GPU, resident on the CPU."""
-    if device.type != "cuda":
-        import psutil
-
-        return {"resident_gib": psutil.Process().memory_info().rss / 2**30}
-    stats = torch.cuda.memory_stats(device)
-    return {
-        "allocated_gib": stats["allocated_bytes.all.current"] / 2**30,
-        "reserved_gib": stats["reserved_bytes.all.current"] / 2**30,
-        "peak_gib": (peaks.highest() if peaks else stats["allocated_bytes.all.peak"]) / 2**30,
-        "alloc_retries": stats["num_alloc_retries"],
-    }

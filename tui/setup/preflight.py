@@ -90,15 +90,11 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.adapters.start import check_base_weights, check_start
     from engine.adapters.written_names import check_key_format
     from engine.config.loggers import used_loggers
-    from engine.config.optimizers import check_training
     from engine.config.unused import AUTOMATIC_VALIDATION
-    from engine.dataset.buckets import BucketGrid
     from engine.dataset.caption_check import check_captions
-    from engine.errors import check_all
     from engine.estimate.disk import estimate
     from engine.families.registry import recognise
     from engine.families.resolved import resolve_run
-    from engine.hardware import require_processors, usable_gpus
     from engine.runs.prepare import absolute_paths, check_place, require_utf8
 
     clock.now()
@@ -106,14 +102,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     require_utf8(written)
     run = resolve_run(written, recognise(written.model.pretrained_model_name_or_path))
     config, notes = run.config, list(run.notes)
-    precision: list[str] = []
-    check_all(
-        lambda: run.family.check(config, run.recognition),
-        lambda: check_training(config.training),
-        lambda: require_processors(config.training.processes, config.memory.device, usable_gpus()),
-        lambda: BucketGrid.of_run(run),
-        lambda: precision.append(_precision(config, notes)),
-    )
+    precision = _check_together(run, notes)
     notes += used_loggers(config.logging).notes
     notes += _check_thumbnail(config)
     notes += check_key_format(config, run.family.spec)
@@ -135,13 +124,40 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         plan,
         directory,
         tuple(notes),
-        precision[0],
+        precision,
         need,
         tuple(prompts),
         need.check(place),
         captions,
         selection,
     )
+
+
+def _check_together(run: ResolvedRun, notes: list[str]) -> str:
+    """What settings, model and machine have against each other, all of it at once; the precision with its reason.
+
+    Raises:
+        LoraSmithError: with every problem.
+    """
+    from engine.config.optimizers import check_training
+    from engine.dataset.buckets import BucketGrid
+    from engine.errors import check_all
+    from engine.hardware import require_processors, usable_gpus
+
+    config, precision = run.config, ""
+
+    def choose() -> None:
+        nonlocal precision
+        precision = _precision(config, notes)
+
+    check_all(
+        lambda: run.family.check(config, run.recognition),
+        lambda: check_training(config.training),
+        lambda: require_processors(config.training.processes, config.memory.device, usable_gpus()),
+        lambda: BucketGrid.of_run(run),
+        choose,
+    )
+    return precision
 
 
 def check_settings(config: RunConfig) -> None:
