@@ -125,6 +125,7 @@ def _draft(step: str) -> Draft:
         "saving.output_name": "smithy",
         "saving.output_dir": str(PLACE / "loras" / "smithy" / "results_current"),
         "memory.device": "cuda:0",
+        "training.num_processes": 1,
     }
     steps = ("hardware", "model", "folders", "captions", "parameters", "review")
     if not step:

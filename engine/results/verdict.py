@@ -301,7 +301,7 @@ def _advice(judged: Sequence[JudgedFile], best: JudgedFile, steps_left: int) -> 
     if best.verdict.kind == "undertrained" and steps_left > 0:
         advice.append(f"Resume this run: {plural(steps_left, 'step')} of it are left.")
     elif best.verdict.kind == "undertrained":
-        advice.append("Train 2 or 3 epochs more: resume this run with a higher training.max_train_epochs.")
+        advice.append("Train 2 or 3 epochs more: resume this run with a higher number of steps or epochs.")
     if best.verdict.kind == "overtrained":
         if judged[0] is best:
             advice.append(

@@ -25,11 +25,11 @@ KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (NEXT, ("▸Captions", "16 of 16 images with a caption")),
     (NEXT, ("▸Parameters", "140 steps = 9 epochs")),
     ("/", ("To the fields",)),
-    ("max_train_steps", ("   1 of ",)),
+    ("max_train_steps", ("│1 of ",)),
     (ENTER, ("Edit",)),
     (ENTER, ("Cancel",)),
     (CLEAR, ("A number is needed here",)),
-    (str(STEPS), (f"Steps                       {STEPS}",)),
+    (str(STEPS), (f"Steps                       │{STEPS} ",)),
     (ENTER, (f"{STEPS} steps = 1 epoch", "1 changed")),
     (NEXT, ("▸Review", "Ready to start")),
     (NEXT, ("▸Train", "smithy")),
@@ -70,7 +70,7 @@ def test_the_demo_from_keys(start: Start, place: Path) -> None:
     terminal.until_shown("▶ running", seconds=90)
     terminal.until_shown("✓ finished", seconds=150)
     terminal.send("v")
-    terminal.until_shown("▸Results", "1 file", "smithy.safetensors", "● best", "of the base model's loss on")
+    terminal.until_shown("▸Results", "1 file", "smithy.safetensors", "● best", "% lower than the base")
     take_into_use(terminal, place)
     run_dir = RunDir(place / "smithy" / "results_current")
     assert true_state(run_dir).step == STEPS

@@ -23,7 +23,10 @@ _BEFORE = "model.before_demo"
 
 
 def with_demo_paths(config: RunConfig) -> RunConfig:
-    """The preset demo needs nothing else: the model and the images that come with the program."""
+    """The preset demo needs nothing else: the model and the images that come with the program.
+
+    Its two processes are for the CPU: on GPUs there is one for each.
+    """
     defaults = {
         ("model", "pretrained_model_name_or_path"): DEMO_BASE,
         ("dataset", "train_data_dir"): DEMO_IMAGES,
@@ -35,6 +38,8 @@ def with_demo_paths(config: RunConfig) -> RunConfig:
     for (table, key), value in defaults.items():
         if not getattr(getattr(config, table), key):
             changes.setdefault(table, {})[key] = value
+    if config.memory.device != "cpu":
+        changes["training"] = {"num_processes": "auto"}
     return config.changed(**changes)
 
 

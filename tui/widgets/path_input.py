@@ -58,7 +58,7 @@ class PathInput(TextInput):
     """A `TextInput` for a path.
 
     Right takes the grey rest, Down and Up choose from the list, Enter or Tab takes the chosen entry (without one Tab
-    moves on), Escape closes the list. `~`, quotes and file:// of a pasted path are resolved as they are
+    moves on, and in a dialog's only field it takes the first), Escape closes the list. `~`, quotes and file:// of a pasted path are resolved as they are
     entered. `value` leads to the real file also where its name is not valid UTF-8.
 
     Args:
@@ -236,10 +236,13 @@ class PathInput(TextInput):
         return self._candidates.highlighted if self._candidates is not None and self.list_open else None
 
     def action_take_chosen(self) -> None:
-        """Enter the chosen candidate; without one, move to the next field."""
-        if self._chosen is None:
+        """Enter the chosen candidate; without one, move to the next field, or complete where there is no next field."""
+        if self._chosen is not None:
+            self.take(self._chosen)
+        elif self.list_open and len(self.screen.focus_chain) == 1:
+            self.take(0)
+        else:
             raise SkipAction
-        self.take(self._chosen)
 
     async def action_submit(self) -> None:
         """Enter the chosen candidate; without one, submit the field."""

@@ -14,7 +14,7 @@ from engine.exit_codes import ExitCode
 from engine.processes import parent_token
 from engine.runs import RunDir, read_events
 from engine.runs.shortage import Shortage
-from engine.training import launcher
+from engine.training import launcher, run_copy
 from engine.training import trainer as trainer_module
 from engine.training.oom import read_rank_oom
 from engine.training.rank_errors import take_rank_errors, write_rank_error
@@ -143,6 +143,7 @@ def test_rank_0_fails_on_its_absence(run: RunDir, train_here: Train, monkeypatch
         word.write_bytes(kept)  # the other one writes while this one trains
         raise RuntimeError("Connection closed by peer")
 
+    monkeypatch.setattr(run_copy, "common_run", lambda *_: None)  # the other one sees this directory
     monkeypatch.setattr(trainer_module, "train", lonely)
     assert train_here(run) == ExitCode.OUT_OF_MEMORY
     require_its_numbers(run)

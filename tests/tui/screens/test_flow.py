@@ -18,6 +18,7 @@ from tui.screens.review import ReviewScreen
 from tui.screens.steps import STEPS
 from tui.setup.preset_reasons import preset_reasons
 from tui.widgets.field import FieldList
+from tui.widgets.hanging import Hanging
 from tui.widgets.path_input import PathInput
 from tui.widgets.step_bar import StepBar
 
@@ -75,7 +76,7 @@ async def test_an_occupied_name_is_reported_in_folders_and_in_review(
         app.draft.set("saving.output_dir", str(finished.path))
         await pilot.press("ctrl+g", "6")
         await until(pilot, lambda: isinstance(app.screen, ReviewScreen) and app.screen.report is not None)
-        assert "An earlier run of this name is there. It is kept" in str(app.screen.query_one("#text", Static).render())
+        assert "An earlier run of this name is there. It is kept" in app.screen.query_one(Hanging).text
 
 
 async def test_enter_starts_from_the_review(ready: Smith, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ async def test_other_images_than_the_demos_are_reported(smith: Smith, photos: Pa
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.screen.query("#source"))
         app.screen.query_one("#source", Input).value = str(photos)
-        await until(pilot, lambda: "repeats and validation images are cleared" in text(app))
+        await until(pilot, lambda: "are no longer the demo's" in text(app))
 
 
 async def test_the_reason_of_a_preset_is_in_the_help_of_its_setting(smith: Smith, until: Until, text: Shown) -> None:

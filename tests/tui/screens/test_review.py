@@ -114,7 +114,7 @@ async def test_the_memory_plan_comes_when_it_is_made(
 
     monkeypatch.setattr(PlannerProcess, "ask", answer)
     nvml("h200", torch=CUDA_TORCH)
-    app = opened({"memory.device": "auto"})
+    app = opened({"memory.device": "auto", "training.num_processes": 1})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready to start." in text(app))
         assert "computing what the run needs" in report_text(app)
