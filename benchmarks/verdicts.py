@@ -204,7 +204,7 @@ def remeasured(run: RunDir) -> Assessment:
                 measured[event.step or 0] = event
 
         objective = objective_for(prepared.config, prepared.model, prepared.accelerator.device)
-        checks = Checks(prepared, objective, keep)
+        checks = Checks(prepared, objective, keep, lambda _done, _total: None)
         checks.follow(prepared.config, prepared.plan)
         prepared.network.train(False)
         for judged in files:

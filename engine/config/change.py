@@ -10,6 +10,8 @@ from typing import Any
 from engine.config.literals import parse_value, written
 from engine.config.moved import present_key
 
+CHANGES = "training.changes"
+"""Key of their list."""
 RATE_KEYS = ("training.learning_rate", "training.unet_lr", "training.text_encoder_lr")
 LENGTH_KEYS = ("training.max_train_epochs", "training.max_train_steps")
 CAPTION_KEYS = (

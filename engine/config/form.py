@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from engine.config.change import CHANGES, read_change
 from engine.config.fields import Table
 from engine.config.literals import parse_value
 from engine.config.problems import value_problems
@@ -180,8 +181,17 @@ def value_text(facts: FieldFacts, value: Any) -> str:
         return "yes" if value else "no"
     if facts.kind == "list":
         lines = as_lines(value)
-        return " | ".join(lines) if lines else "none"
+        return " | ".join(map(_change_text, lines) if facts.key == CHANGES else lines) or "none"
     return input_text(facts, value)
+
+
+def _change_text(line: str) -> str:
+    """A change during the training as words; as it is written where that is wrong."""
+    try:
+        change = read_change(line)
+    except ValueError:
+        return line
+    return f"from step {change.step + 1}: {fields()[change.key].title} {value_text(fields()[change.key], change.value)}"
 
 
 def unit(facts: FieldFacts, value: Any) -> str:

@@ -24,10 +24,13 @@ class Checks:
     Args:
         prepared: the images and the model.
         emit: writes an event.
+        report: the progress of a check, in images.
     """
 
-    def __init__(self, prepared: Prepared, objective: Objective, emit: Emit) -> None:
-        self._prepared, self._objective, self._emit = prepared, objective, emit
+    def __init__(
+        self, prepared: Prepared, objective: Objective, emit: Emit, report: Callable[[int, int], None]
+    ) -> None:
+        self._prepared, self._objective, self._emit, self._report = prepared, objective, emit, report
         self._plan: CheckPlan | None = None
         self._meter: Meter | None = None
         self._of: tuple[EffectiveConfig, StepPlan] | None = None
@@ -41,7 +44,7 @@ class Checks:
             if plan is None:
                 self._meter = None
             elif self._meter is None or plan.scope != self._meter.scope:
-                self._meter = Meter(self._prepared, self._objective, plan.scope)
+                self._meter = Meter(self._prepared, self._objective, plan.scope, self._report)
             self._of, self._plan = (config, length), plan
         return self._plan
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,10 +39,16 @@ class _Predictions:
 
 
 class Meter:
-    """Measures a run's weights on its probes; the base model's predictions on them are computed once."""
+    """Measures a run's weights on its probes; the base model's predictions on them are computed once.
 
-    def __init__(self, prepared: Prepared, objective: Objective, scope: CheckScope) -> None:
-        self.scope = scope
+    Args:
+        report: called before each image, with the number of those that are done and of all.
+    """
+
+    def __init__(
+        self, prepared: Prepared, objective: Objective, scope: CheckScope, report: Callable[[int, int], None]
+    ) -> None:
+        self.scope, self._report = scope, report
         self.passes = 0
         """Forward passes of the denoiser so far."""
         self._prepared, self._objective = prepared, objective
@@ -67,11 +73,14 @@ class Meter:
         only the latter.
         """
         losses: dict[str, float] = {}
+        done, total = 0, sum(map(len, self._of.values()))
         for validation, prefix in ((True, ""), (False, "train_")):
             if not (probes := self._of[validation]):
                 continue
             sums = dict.fromkeys(self._points, 0.0)
             for probe in probes:
+                self._report(done, total)
+                done += 1
                 for point in self._points:
                     output, noised = self._model_output(probe, probe.caption, point)
                     sums[point] += float((output - noised.target.cpu()).square().mean())
@@ -133,6 +142,7 @@ class Meter:
     def _predictions(self) -> Iterator[_Predictions]:
         """The predictions for each image of the caption comparison, at every timestep."""
         for number, probe in enumerate(self._contrasted):
+            self._report(number, len(self._contrasted))
             everyday = EVERYDAY_PROMPTS[number % len(EVERYDAY_PROMPTS)]
             from_noise = [
                 self._model_output(probe, caption, self._noisiest, blank=True)[0]

@@ -65,7 +65,7 @@ class Outputs:
         self.state, self.changes, self.checkpoints = state, changes, checkpoints
         self.written = WrittenOutputs()
         self.evaluation = Evaluation(session, state)
-        self.checks = Checks(prepared, objective, session.events.emit)
+        self.checks = Checks(prepared, objective, session.events.emit, session.progress("validate", "images"))
         self.files = LoraFiles(session, prepared, state, self.evaluation, self.written)
         self.samples = Samples(session, prepared, state, changes, self.evaluation, self.files, self.written)
         self._begun = time.perf_counter()

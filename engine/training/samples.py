@@ -77,8 +77,10 @@ class Samples:
         try:
             self._run.samples.mkdir(parents=True, exist_ok=True)
             with self._evaluation.phase("sample"), nullcontext() if self._low_memory else self._model.sampling_ready():
-                for index in missing:
+                report = self._session.progress("sample", "images")
+                for number, index in enumerate(missing):
                     if not self._session.stop_reason:  # a resume generates the others
+                        report(number, len(missing))
                         self._generate(index, epoch)
         except Exception as error:  # a failed sample must not end the training
             traceback.print_exc()

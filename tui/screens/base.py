@@ -51,7 +51,13 @@ class BaseScreen(Screen[None]):
         Binding(
             "slash", "filter", _("Filter"), key_display="/", show=False, tooltip=_("Show only what has these words.")
         ),
-        Binding("y", "copy_focused", _("Copy"), show=False, tooltip=_("Copy what has the focus: a path, a text.")),
+        Binding(
+            "y",
+            "copy_focused",
+            _("To the clipboard"),
+            show=False,
+            tooltip=_("Copy what has the focus: a path, a text."),
+        ),
         Binding("f11", "full", _("Full"), show=False, tooltip=_("This part alone, or all parts again.")),
     ]
     FULL: ClassVar[bool] = False

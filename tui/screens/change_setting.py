@@ -36,6 +36,7 @@ class ChangeSettingScreen(BaseScreen):
         run_dir: a run that trains.
         history: of its dashboard, which follows the run and so receives the answers.
         live: whether the trainer is running.
+        left_waiting: called with the id of a request that has no answer yet when the screen is left.
     """
 
     CSS_PATH = "change_setting.tcss"
@@ -66,9 +67,11 @@ A new length recomputes the learning rate schedule; the answer shows the rate of
         id: str
         key: str
 
-    def __init__(self, run_dir: RunDir, history: RunHistory, live: Callable[[], bool]) -> None:
+    def __init__(
+        self, run_dir: RunDir, history: RunHistory, live: Callable[[], bool], left_waiting: Callable[[str], None]
+    ) -> None:
         super().__init__()
-        self.run_dir, self.history, self.live = run_dir, history, live
+        self.run_dir, self.history, self.live, self.left_waiting = run_dir, history, live, left_waiting
         self.config: EffectiveConfig | None = None
         self.facts: list[FieldFacts] = []
         self._pending = ""
@@ -195,7 +198,9 @@ A new length recomputes the learning rate schedule; the answer shows the rate of
         return _("Settings of {0} that can change now").format(printable(self.run_dir.name))
 
     def action_back(self) -> None:
-        """Back to the run."""
+        """Back to the run, which shows an answer that comes later."""
+        if self._pending:
+            self.left_waiting(self._pending)
         self.dismiss()
 
 

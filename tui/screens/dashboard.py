@@ -274,7 +274,10 @@ class DashboardScreen(Resuming):
 
     @on(CommandSent)
     def _wait_for_answer(self, event: CommandSent) -> None:
-        self._pending[event.id] = event.name
+        self._await(event.id, event.name)
+
+    def _await(self, identifier: str, name: str) -> None:
+        self._pending[identifier] = name
         self._show_answers()
         self._wake.set()
 
@@ -298,7 +301,8 @@ class DashboardScreen(Resuming):
         if self.look is not None and not self.look.writable:
             self.answer("✗ " + _("You don't have write permission in {0}.").format(printable(self.run_dir.control)))
             return
-        self.app.push_screen(ChangeSettingScreen(self.run_dir, self.history, lambda: self.live))
+        screen = ChangeSettingScreen(self.run_dir, self.history, lambda: self.live, lambda id: self._await(id, "set"))
+        self.app.push_screen(screen)
 
     def action_pause(self) -> None:
         """Pause or continue."""

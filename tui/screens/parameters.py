@@ -18,13 +18,13 @@ from textual.timer import Timer
 from textual.widgets import Input, Select, Static
 
 from engine.config import list_presets
-from engine.config.change import read_change
+from engine.config.change import CHANGES, read_change
 from engine.config.form import fields, form, value_text
 from engine.errors import LoraSmithError
 from engine.text import listing, printable
 from tui.screens.from_file import FromFile
 from tui.setup.demo import DEMO, is_demo
-from tui.setup.draft import CHANGES, STEP_OF
+from tui.setup.draft import STEP_OF
 from tui.setup.forecast import Forecaster
 from tui.setup.preset_reasons import preset_reasons
 from tui.text.fields import change_text, step_title, vram_text

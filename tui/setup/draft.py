@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.atomic import read_json, write_text
-from engine.config.change import without_changes_of
+from engine.config.change import CHANGES, without_changes_of
 from engine.errors import StorageError, UsageError
 from engine.paths import user_state
 from engine.text import shell_line
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
 
 FIRST_PRESET = "sd15-realistic"
-CHANGES = "training.changes"
 OPTIONS = {
     "dataset.train_data_dir": "--images",
     "model.pretrained_model_name_or_path": "--model",

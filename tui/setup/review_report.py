@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.config import RunConfig
+from engine.config.change import CHANGES, RATE_KEYS, read_change
 from engine.config.form import fields, unit, value_text
 from engine.errors import LoraSmithError, ModelError, UsageError
 from engine.text import plural, printable, size_text
 from tui.screens.steps import STEPS, position
-from tui.setup.draft import CHANGES, STEP_OF, Draft
+from tui.setup.draft import STEP_OF, Draft
 from tui.setup.names import occupied
 from tui.setup.user_config import effective_defaults
 from tui.text.fields import KEY, change_text
@@ -238,13 +239,16 @@ def sections(report: Report, draft: Draft, vram: PlannedMemory | None = None) ->
     ]
     usual = [change for change in checked.changes if change in report.usual]
     result = checked.directory / f"{checked.config.saving.output_name}.safetensors"
+    layers = layer_lines(checked.run, checked.selection)
     changes = [change_text(text) for text in checked.config.training.changes]
+    if any(read_change(text).key in RATE_KEYS for text in checked.config.training.changes):
+        layers.append(_("These are the rates of the first step; they change during the training, see below."))
     return [
         (_("Result"), [str(result), checked.captions.trigger_line(), *filter(None, [report.earlier])]),
         (_("Length"), length),
         (_("Model"), [model, *recognition.reasons]),
         (_("Images"), [*checked.images.lines(), *_set_aside(report)]),
-        (_("Layers"), layer_lines(checked.run, checked.selection)),
+        (_("Layers"), layers),
         (_("Memory"), [checked.precision, *(vram.lines if vram is not None else _vram(report))]),
         *([(_("Changes during the training"), changes)] if changes else []),
         *([(_("Notes"), usual)] if usual else []),

@@ -68,7 +68,7 @@ def heading(name: str, state: str, history: RunHistory, *, complete: bool = True
     if not complete:
         parts.append(_("reading its history: step {0}").format(history.step))
     elif state in ("starting", "running", "stopping") and history.phase:
-        parts.append(phase_text(history.phase))
+        parts.append(_with_number(phase_text(history.phase), history))
     if history.start_count > 1:
         parts.append(
             _("resumed {0} times").format(history.start_count - 1) if history.start_count > 2 else _("resumed once")
@@ -78,6 +78,14 @@ def heading(name: str, state: str, history: RunHistory, *, complete: bool = True
         "  ",
         (f" {symbol} {word} ", f"bold reverse {COLOURS.get(colour, '')}"),
         *(f" · {part}" for part in parts),
+    )
+
+
+def _with_number(phase: str, history: RunHistory) -> str:
+    """The phase, with the number of its image while the training waits for it: "generating samples: 2 of 4 images"."""
+    part = history.progress if history.phase in (Phase.SAMPLE, Phase.VALIDATE) else None
+    return (
+        phase if part is None else _("{0}: {1} of {2} images").format(phase, min(part.done + 1, part.total), part.total)
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from engine.config.change import CHANGES
 from engine.config.changes import later_values
 from engine.config.form import FieldFacts, fields, form, input_text, parse, unit, value_text
 from engine.errors import UsageError
 from engine.text import printable
-from tui.setup.draft import CHANGES, STEP_OF, Draft
+from tui.setup.draft import STEP_OF, Draft
 from tui.setup.family_presets import foreign_to
 from tui.texts import _
 

@@ -58,8 +58,8 @@ class PathInput(TextInput):
     """A `TextInput` for a path.
 
     Right takes the grey rest, Down and Up choose from the list, Enter or Tab takes the chosen entry (without one Tab
-    moves on, and in a dialog's only field it takes the first), Escape closes the list. `~`, quotes and file:// of a pasted path are resolved as they are
-    entered. `value` leads to the real file also where its name is not valid UTF-8.
+    moves on, and in a dialog's only field it takes the first), Escape closes the list. `~`, quotes and file:// of a
+    pasted path are resolved as they are entered. `value` leads to the real file also where its name is not valid UTF-8.
 
     Args:
         value: the initial path.
@@ -236,7 +236,7 @@ class PathInput(TextInput):
         return self._candidates.highlighted if self._candidates is not None and self.list_open else None
 
     def action_take_chosen(self) -> None:
-        """Enter the chosen candidate; without one, move to the next field, or complete where there is no next field."""
+        """Enter the chosen candidate; without one, move to the next field, or complete in the only field."""
         if self._chosen is not None:
             self.take(self._chosen)
         elif self.list_open and len(self.screen.focus_chain) == 1:

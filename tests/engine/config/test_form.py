@@ -169,3 +169,10 @@ def test_a_search_for_a_fields_own_title_or_key_finds_that_field_first(key: str)
 )
 def test_a_search_finds_what_is_meant_first(search: str, key: str) -> None:
     assert best(search) == key
+
+
+def test_changes_during_the_run_are_shown_as_words() -> None:
+    facts = fields()["training.changes"]
+    assert value_text(facts, ["200: training.unet_lr=5e-5"]) == "from step 201: U-Net learning rate 5e-5"
+    assert value_text(facts, []) == "none"
+    assert value_text(facts, ["soon: faster"]) == "soon: faster"

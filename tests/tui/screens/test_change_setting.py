@@ -99,3 +99,27 @@ async def test_prompts_are_several_lines_and_a_refusal_is_shown(
         await until(pilot, lambda: not app.screen.live())
         await pilot.press("enter")
         await until(pilot, lambda: "The run is not training" in text(app))
+
+
+async def test_a_refusal_that_comes_after_leaving_is_shown_by_the_dashboard(
+    smith: Callable[..., LoraSmithApp], run_dir: RunDir, until: Until, text: Text
+) -> None:
+    trainer = PlayedTrainer(run_dir)
+    trainer.train(5)
+    app = smith(step="hardware")
+    app.first_run = run_dir
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen) and app.screen.live)
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, ChangeSettingScreen) and "Learning rate" in text(app))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: isinstance(app.screen, AskTextScreen))
+        await pilot.press("ctrl+a", "ctrl+k", *"5e-5", "enter")
+        await until(pilot, lambda: "the trainer answers between two steps" in text(app))
+        screen = app.screen
+        await until(pilot, lambda: bool(screen._pending))  # type: ignore[attr-defined]
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        assert execute(trainer, "refused: the optimizer has no rate")
+        await until(pilot, lambda: "Setting: refused: the optimizer has no rate" in text(app))
+    trainer.end()

@@ -246,6 +246,19 @@ async def test_caching_shows_when_the_time_left_is_known(
         assert "No loss yet" in text(pilot.app) and "starting  · caching" in text(pilot.app)
 
 
+async def test_samples_and_measures_are_counted_while_the_training_waits(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(5)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        for phase, words in {"sample": "generating samples", "validate": "measuring the weights"}.items():
+            trainer.events.emit(PhaseEvent(name=phase, state="start", step=5))
+            trainer.events.emit(ProgressEvent(phase=phase, done=1, total=4, unit="images"))
+            await until(pilot, lambda words=words: f"{words}: 2 of 4 images" in text(pilot.app))
+            trainer.events.emit(PhaseEvent(name=phase, state="end", step=5))
+            await until(pilot, lambda words=words: words not in text(pilot.app))
+
+
 async def test_a_finished_run_leads_to_its_results(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text
 ) -> None:

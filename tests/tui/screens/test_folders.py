@@ -460,7 +460,10 @@ async def test_a_copied_run_under_a_new_name_keeps_its_trigger_word(
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: getattr(app.screen, "runs", None))
         await pilot.press("c")
-        await until(pilot, lambda: app.draft.step == "folders" and "Trigger ann" in " ".join(text(app).replace("│", " ").split()))
+        await until(
+            pilot,
+            lambda: app.draft.step == "folders" and "Trigger ann" in " ".join(text(app).replace("│", " ").split()),
+        )
         await fill(pilot, "name", "ann 2")
         await until(pilot, lambda: "ann: not a word the model knows (2 tokens)" in text(app))
         await until(pilot, lambda: "6 images, all with captions" in text(app))
