@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from engine.processes import trainer_environment  # noqa: E402
 from engine.runs import RunDir, prepare_resume, prepare_run, read_events, true_state  # noqa: E402
+from engine.runs.events import StepEvent  # noqa: E402
 from tui.setup.configuration import read  # noqa: E402
 
 BARE = {
@@ -66,8 +67,8 @@ def speed(folder: Path, turns: int, steps: int) -> None:
             if subprocess.run(trainer(run), env=trainer_environment(), check=False, capture_output=True).returncode:
                 sys.exit((run / ".run" / "train.log").read_text()[-3000:])
             events = steps_of(run)
-            starts[processes].append(events[0]["time"] - begun)
-            rates[processes].append(statistics.median(event["images_per_second"] for event in events[3:]))
+            starts[processes].append(events[0].time - begun)
+            rates[processes].append(statistics.median(event.images_per_second or 0.0 for event in events[3:]))
             print(f"turn {turn + 1}, {processes} processes: {rates[processes][-1]:.2f} images/s", flush=True)
     alone, both = (statistics.median(rates[processes]) for processes in (1, 2))
     print(
@@ -140,9 +141,9 @@ def trainer(run: Path) -> list[str]:
     return [sys.executable, "-P", "-m", "engine.training", str(run)]
 
 
-def steps_of(run: Path) -> list[dict[str, Any]]:
+def steps_of(run: Path) -> list[StepEvent]:
     """Its events of steps."""
-    return [event.data for event in read_events(RunDir(run).events_path) if event.type == "step"]
+    return [event for event in read_events(RunDir(run).events_path) if isinstance(event, StepEvent)]
 
 
 def digest(run: Path) -> str:
