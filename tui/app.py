@@ -33,9 +33,12 @@ from tui.setup.draft import Draft
 from tui.texts import HELP_TOOLTIP, _
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from textual.command import Provider
 
     from engine.runs import RunDir
+    from tui.screens.caption_changes import CaptionEdit
 
 
 CTRL_C_SECONDS = 3.0
@@ -132,6 +135,8 @@ class LoraSmithApp(KeysInOrder):
         """The step that the wizard opens with."""
         self.watched: RunDir | None = None
         """The run that a dashboard follows; leaving asks about it while it is live."""
+        self.caption_edits: dict[Path, list[CaptionEdit]] = {}
+        """What can be undone in the step Captions, by the folder of the images."""
         self.farewell: tuple[str, ...] = ()
         """Lines for the shell after the screen is closed; Rich would break a command where the terminal ends."""
         self._interrupted = -CTRL_C_SECONDS

@@ -23,6 +23,9 @@ from tui.texts import _
 from tui.widgets.caption_list import CaptionList
 from tui.widgets.captioning import CaptioningLine
 
+CaptionEdit = tuple[Path, str, str] | None
+"""A change of an image's caption, before and after; None: of many at once."""
+
 
 class CaptionChanges(StepScreen):
     """Base of the step Captions. Changes of many captions are recorded in a journal, single ones here."""
@@ -39,8 +42,8 @@ class CaptionChanges(StepScreen):
     def __init__(self) -> None:
         super().__init__()
         self.book: Book | None = None
-        self._edits: list[tuple[Path, str, str] | None] = []
-        """Changes of captions, the newest last: an image with its caption before and after; None for many at once."""
+        self._edits: list[CaptionEdit] = []
+        """The newest last; the program's own list of the folder, so that it outlives the screen."""
         self._busy = False
         """Many captions are being changed."""
 

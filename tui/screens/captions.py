@@ -96,6 +96,7 @@ class CaptionsScreen(CaptionChanges):
     def compose_body(self) -> ComposeResult:
         """Coverage on top, the captioning job below it, then list and image."""
         self.rules = Rules.of(self.draft)
+        self._edits = self.smith.caption_edits.setdefault(self.rules.folder, [])
         yield Static(_("Reading the captions …"), id="summary", markup=False)
         yield Static(id="notes", markup=False)
         yield CaptioningLine(id="job")

@@ -12,6 +12,9 @@ from textual.widgets import Static
 
 from tui.widgets.image_view import ImageView
 
+TEXT_CELLS = 58
+"""Of the text beside the image."""
+
 
 @dataclass(frozen=True)
 class About:
@@ -23,10 +26,10 @@ class About:
 
 
 class RunCard(Horizontal):
-    """The image is shown where there is one."""
+    """The image is shown where there is one, as large as the card is high."""
 
     DEFAULT_CSS = """
-    RunCard ImageView { width: 10; height: 1fr; margin-right: 2; display: none; }
+    RunCard ImageView { height: 1fr; margin-right: 2; display: none; }
     RunCard ImageView.-shown { display: block; }
     RunCard #about { height: auto; }
     """
@@ -38,6 +41,11 @@ class RunCard(Horizontal):
         """Image and text side by side."""
         yield ImageView()
         yield VerticalScroll(Static(id="about"), can_focus=False)
+
+    def on_resize(self) -> None:
+        """Make the image's box square: a cell is about twice as high as wide."""
+        width, height = self.content_size
+        self.query_one(ImageView).styles.width = max(10, min(2 * height, width - TEXT_CELLS))
 
     def show(self, about: About) -> None:
         """Show a run."""

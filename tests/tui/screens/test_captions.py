@@ -143,6 +143,22 @@ async def test_a_caption_is_saved_as_one_moves_on(app: LoraSmithApp, until: Unti
     assert app.draft.done == ["captions"]
 
 
+async def test_an_edit_of_one_caption_can_be_undone_after_leaving_the_step(
+    app: LoraSmithApp, until: Until, photos: Path
+) -> None:
+    before = (photos / "a.txt").read_text()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(app, pilot, until)
+        await pilot.press("enter", "end", *", on grass", "escape")
+        await until(pilot, lambda: (photos / "a.txt").read_text() != before)
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "parameters")
+        await opened(app, pilot, until)
+        await pilot.press("u")
+        await until(pilot, lambda: "a.png: the caption as before." in line_text(app))
+    assert (photos / "a.txt").read_text().strip() == before.strip()
+
+
 async def test_several_lines_where_they_are_used(app: LoraSmithApp, until: Until, photos: Path) -> None:
     app.draft.set("dataset.enable_wildcard", True)
     (photos / "a.txt").write_text("one\n\ntwo")
