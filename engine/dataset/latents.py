@@ -127,6 +127,7 @@ class LatentCache:
         should_stop: Callable[[], bool] = lambda: False,
         only: Collection[Direction] | None = None,
         sharing: Sharing | None = None,
+        looked_up: Progress = lambda _done, _total: None,
     ) -> BuildReport:
         """Encode missing latents.
 
@@ -141,6 +142,7 @@ class LatentCache:
             should_stop: called before each batch.
             only: the needed items and directions; None: all. Batches without any of them are skipped.
             sharing: several processes that call this with the same items: each encodes every so many-th batch.
+            looked_up: called with (done, total) latents whose keys are made, where not all of them are needed.
 
         Returns:
             counts, and images that can't be read: remove them with `Scan.without` and plan the steps again.
@@ -151,7 +153,7 @@ class LatentCache:
         """
         report = BuildReport()
         groups = list(_batches(self._entries(items), batch_size))
-        needed = None if only is None and sharing is None else self._needed(groups, only, report)
+        needed = None if only is None and sharing is None else self._needed(groups, only, report, looked_up)
         if needed is not None:
             groups = [entries for entries in groups if not needed.isdisjoint(entries)]
         if sharing is None:
@@ -182,6 +184,10 @@ class LatentCache:
                 if progress is not None:
                     progress(done, total)
         report.stopped = stopped
+        first: dict[Path, Rejected] = {}
+        for rejected in report.rejected:
+            first.setdefault(rejected.path, rejected)
+        report.rejected = list(first.values())
 
     def _shared(self, groups: Sequence[Sequence[_Entry]], sharing: Sharing, report: BuildReport) -> BuildReport:
         """The report of all processes, each of which has all latents then."""
@@ -233,7 +239,11 @@ class LatentCache:
         return sorted(unique.values(), key=lambda entry: entry.item.placement.bucket)
 
     def _needed(
-        self, batches: Sequence[Sequence[_Entry]], only: Collection[Direction] | None, report: BuildReport
+        self,
+        batches: Sequence[Sequence[_Entry]],
+        only: Collection[Direction] | None,
+        report: BuildReport,
+        progress: Progress,
     ) -> set[_Entry]:
         """The entries for the directions in `only` (None: for all); of images with the same bytes the first, as in a
         full build."""
@@ -241,8 +251,9 @@ class LatentCache:
         entries = [entry for batch in batches for entry in batch]
         first: dict[str, _Entry] = {}
         needed = set()
-        keys = dict(zip(entries, ordered_map(self._key, entries, workers(4), ahead=64), strict=True))
-        for entry, key in keys.items():
+        keys = ordered_map(self._key, entries, workers(4), ahead=64)
+        for number, (entry, key) in enumerate(zip(entries, keys, strict=True), 1):
+            progress(number, len(entries))
             if isinstance(key, str):
                 self._note(entry, key, report)
                 first.setdefault(key, entry)
@@ -288,9 +299,7 @@ class LatentCache:
         """Encode a prepared batch and save the missing latents; of two images with the same bytes the first."""
         import torch
 
-        for rejected in batch.rejected:
-            if rejected.path not in {other.path for other in report.rejected}:
-                report.rejected.append(rejected)
+        report.rejected += batch.rejected
         report.notes += self._store.take_damaged()
         report.reused += len(batch.keys) - len(batch.missing)
         for entry, key in batch.keys.items():

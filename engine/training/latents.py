@@ -54,6 +54,7 @@ class LatentEncoder:
                 should_stop or session.should_stop,
                 directions,
                 None if ranks is None or ranks.size == 1 else ranks,
+                session.progress("cache", "images looked up", after=1.0),
             )
         for note in report.notes:
             session.warn("cache", note)

@@ -187,14 +187,18 @@ class Session:
         self.state_phase = name
         self.state.update(phase=name)
 
-    def progress(self, phase: str, unit: str) -> Callable[[int, int], None]:
-        """A callback (done, total) that reports the progress of a phase, at most twice a second and at its end."""
-        last = 0.0
+    def progress(self, phase: str, unit: str, *, after: float = 0.0) -> Callable[[int, int], None]:
+        """A callback (done, total) that reports the progress of a phase, at most twice a second and at its end.
+
+        Args:
+            after: seconds from now in which nothing is reported: what is quick needs no report.
+        """
+        last, begin = 0.0, time.monotonic() + after
 
         def report(done: int, total: int) -> None:
             nonlocal last
             now = time.monotonic()
-            if done < total and now - last < PROGRESS_SECONDS:
+            if now < begin or (done < total and now - last < PROGRESS_SECONDS):
                 return
             last = now
             self.events.emit(ProgressEvent(phase=phase, done=done, total=total, unit=unit))

@@ -73,6 +73,16 @@ def test_encoded_once_then_reused(tmp_path: Path, folder: Path, on_disk: bool) -
     assert torch.equal(second.get(items[0])[0], moments)
 
 
+def test_only_what_is_needed_is_encoded_and_looking_it_up_is_counted(tmp_path: Path, folder: Path) -> None:
+    items, table = items_in(folder)
+    calls: list[tuple[int, int]] = []
+    cache = LatentCache(tmp_path / "cache", "vae", table)
+    only = [(items[0], False)]
+    report = cache.build(items, Encoder(), only=only, looked_up=lambda done, total: calls.append((done, total)))
+    assert counts(report) == (1, 0) and cache.has(items[0]) and not cache.has(items[-1])
+    assert calls == [(number, 5) for number in range(1, 6)]
+
+
 def test_nothing_is_written_next_to_the_images(tmp_path: Path, folder: Path) -> None:
     before = sorted(folder.iterdir())
     items, table = items_in(folder)
