@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import signal
-import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,13 +18,13 @@ from textual.reactive import Reactive
 from textual.screen import Screen, SystemModalScreen
 
 from engine.errors import LoraSmithError
-from engine.text import attach_line
 from tui.display.ascii_filter import AsciiFilter
-from tui.display.key_order import ANSWER_SECONDS, KeysInOrder
+from tui.display.key_order import ANSWER_SECONDS
 from tui.display.no_colour import NoColours
 from tui.display.symbols import symbols
 from tui.display.terminal import driver_class
 from tui.display.themes import OWN, PALETTES, first_theme, frame_colours, is_ansi, save_theme
+from tui.leaving import LeavingApp
 from tui.setup.draft import Draft
 from tui.texts import HELP_TOOLTIP, _
 
@@ -39,10 +35,6 @@ if TYPE_CHECKING:
 
     from engine.runs import RunDir
     from tui.screens.caption_changes import CaptionEdit
-
-
-CTRL_C_SECONDS = 3.0
-"""Within this time a second Ctrl+C leaves."""
 
 
 def _actions() -> type[Provider]:
@@ -72,7 +64,7 @@ class Appearance:
         return "poor" if symbols().ascii or no_colour or colour_system not in ("truecolor", "256") else "halfblock"
 
 
-class LoraSmithApp(KeysInOrder):
+class LoraSmithApp(LeavingApp):
     """The wizard, the list of runs and the dashboard.
 
     Args:
@@ -133,13 +125,8 @@ class LoraSmithApp(KeysInOrder):
         self.first_run = run_dir
         self.first_step: str | None = None
         """The step that the wizard opens with."""
-        self.watched: RunDir | None = None
-        """The run that a dashboard follows; leaving asks about it while it is live."""
         self.caption_edits: dict[Path, list[CaptionEdit]] = {}
         """What can be undone in the step Captions, by the folder of the images."""
-        self.farewell: tuple[str, ...] = ()
-        """Lines for the shell after the screen is closed; Rich would break a command where the terminal ends."""
-        self._interrupted = -CTRL_C_SECONDS
 
     def get_css_variables(self) -> dict[str, str]:
         """Those of the theme, with colours of frames for each."""
@@ -159,13 +146,6 @@ class LoraSmithApp(KeysInOrder):
     def _to_ascii(self) -> Sequence[LineFilter]:
         return [AsciiFilter()] if symbols().ascii else []
 
-    def on_load(self) -> None:
-        """Handle signals before the terminal is changed, so that every end restores it."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
-            with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread: a test
-                loop.add_signal_handler(number, self._end_by_signal, number)
-
     def get_default_screen(self) -> Screen[None]:
         """Home: all other screens are above it."""
         from tui.screens.home import HomeScreen
@@ -178,18 +158,6 @@ class LoraSmithApp(KeysInOrder):
             self.open_run(self.first_run)
         elif self.first_step is not None:
             self.go_to(self.first_step)
-
-    def _end_by_signal(self, number: signal.Signals) -> None:
-        """Close the screen and leave the run alone."""
-        try:
-            self._store()
-            self.draft.save()
-        finally:
-            self.exit(return_code=128 + number)
-
-    def terminal_gone(self) -> None:
-        """The input has ended: the terminal was closed."""
-        self._end_by_signal(signal.SIGHUP)
 
     def go_to(self, step: str | None, *, back: bool = False) -> None:
         """Show a step of the wizard, or home for None; keeps the draft. `back`: by Escape, from the step after it."""
@@ -253,77 +221,6 @@ class LoraSmithApp(KeysInOrder):
         from tui.screens.problem import ProblemScreen
 
         self.push_screen(ProblemScreen(error))
-
-    def _keep_draft(self) -> None:
-        trouble = self.draft.save()
-        if trouble:
-            self.notify(trouble, severity="warning", markup=False)
-
-    def _store(self) -> None:
-        """Write what was entered in the shown step, also below a dialog, into the draft."""
-        for screen in reversed(self.screen_stack):
-            store = getattr(screen, "store", None)
-            if store is not None:
-                store()
-                return
-
-    def action_leave_app(self) -> None:
-        """Leave; while the watched run is live, ask whether to stop it."""
-        from engine.runs import true_state
-        from tui.screens.leave import LeaveScreen
-
-        if isinstance(self.screen, LeaveScreen):
-            return
-        self._store()
-        self._keep_draft()
-        if self.watched is not None and true_state(self.watched).live:
-            self.push_screen(LeaveScreen(self.watched.name), self._left)
-        else:
-            self.exit()
-
-    def _left(self, answer: str | None) -> None:
-        from engine.runs import request
-
-        if answer not in ("detach", "stop") or self.watched is None:
-            return
-        if answer == "stop":
-            try:
-                request(self.watched, "stop")
-            except ValueError as error:
-                self.show_error(error)
-                return
-        words = {
-            "detach": _("The training continues. Come back with:"),
-            "stop": _("The training finishes its step, saves and ends. See it with:"),
-        }
-        self.farewell = (words[answer], f"  {attach_line(self.watched.path)}")
-        self.exit()
-
-    def detach(self) -> None:
-        """Leave without stopping the watched run, and print how to return to it."""
-        self._store()
-        self._keep_draft()
-        self._left("detach")
-
-    def action_interrupt(self) -> None:
-        """Ctrl+C copies the selection; else the second one within three seconds leaves without asking."""
-        from engine.runs import true_state
-
-        selected = getattr(self.focused, "selected_text", "") or self.screen.get_selected_text()
-        if selected:
-            self.copy_to_clipboard(selected)
-            return
-        now = time.monotonic()
-        if now - self._interrupted > CTRL_C_SECONDS:
-            self._interrupted = now
-            self.notify(_("Press Ctrl+C again to quit. Training continues."))
-            return
-        if self.watched is not None and true_state(self.watched).live:
-            self.detach()
-            return
-        self._store()
-        self._keep_draft()
-        self.exit()
 
     def action_help(self) -> None:
         """Show help for the focused widget, the screen or dialog, and all keys; close it if it is shown."""
