@@ -138,7 +138,7 @@ shown; the number then moves the focus to a part. The line below explains the ch
         above = (*overview_rows(comparison), (heading, *[""] * runs))
         rows = [(str(place), row) for place, row in enumerate(above)]
         explanations = dict(measure_texts(comparison))
-        self._about = {key: f"{row[0]}: {explanations[row[0]]}" for key, row in rows if row[0] in explanations}
+        self._about = {key: f"{row[0]}: {explanations.get(row[0]) or ' | '.join(row[1:])}" for key, row in rows[:-1]}
         self._about |= {
             setting.key: f"{setting.key}: {' | '.join(setting.values)}. {setting.help}"
             for setting in comparison.settings

@@ -12,7 +12,7 @@ from engine.results.comparison import Comparison
 from engine.results.record import RunRecord
 from engine.results.report import memory_facts
 from engine.text import duration, printable
-from tui.text.rows import progress, sign
+from tui.text.rows import sign
 from tui.text.verdict_words import verdict_word
 from tui.texts import _
 
@@ -29,7 +29,7 @@ def overview_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     runs = comparison.runs
     rows = [
         (_("State"), *(sign(run.state.state) for run in runs)),
-        (_("Steps"), *(progress(run.history.step, run.history.max_train_steps) for run in runs)),
+        (_("Steps"), *(_("{0} of {1}").format(run.history.step, run.history.max_train_steps or "?") for run in runs)),
         (_("Time"), *(duration(run.seconds) for run in runs)),
     ]
     memory = [dict(memory_facts(run)) for run in runs]
@@ -49,12 +49,12 @@ def measure_texts(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def best_file(run: RunRecord) -> str:
-    """The recommended file and its step."""
+    """The recommended file; its step first, since a narrow column cuts the end."""
     best = run.assessment.best
     if best is None:
         return _("none")
     name = printable(best.file.path.name)
-    return name if best.file.step is None else _("{0} (step {1})").format(name, best.file.step)
+    return name if best.file.step is None else _("step {0}: {1}").format(best.file.step, name)
 
 
 def verdict(run: RunRecord) -> str:
