@@ -33,6 +33,8 @@ class CaptionCheck:
     """The word that triggers the LoRA in a prompt."""
     own_trigger: bool
     """Whether it is set; otherwise it is the run's name."""
+    prompted: bool
+    """Whether a sample prompt has {trigger}."""
     images: int
     missing: int
     """Images without a caption file."""
@@ -66,7 +68,13 @@ class CaptionCheck:
 
     def warnings(self) -> Iterator[tuple[str, Literal["folders", "captions"]]]:
         """Warnings, each with the wizard step where it can be fixed."""
-        if self.without_trigger:
+        if self.captioned and self.without_trigger == self.captioned and not (self.own_trigger or self.prompted):
+            yield (
+                f"No caption has the trigger word “{printable(self.trigger)}”, which is the run's name: enter the word "
+                "that the captions have (dataset.class_tokens). A style without a trigger word needs none.",
+                "folders",
+            )
+        elif self.without_trigger and (self.own_trigger or self.prompted):
             verb, they = ("does", "it describes") if self.without_trigger == 1 else ("do", "they describe")
             yield (
                 f"{self.without_trigger} of {plural(self.captioned, 'caption')} {verb} not have the trigger word "
@@ -102,12 +110,11 @@ def check_captions(config: RunConfig, scan: Scan, recognition: Recognition | Non
     captioned = [(subset, image) for subset, image in images if image.caption is not None]
     prompts = config.sampling.sample_prompts
     prompted = isinstance(prompts, list) and any("{trigger}" in prompt for prompt in prompts)
-    without_trigger = 0
-    if config.trigger and (config.dataset.class_tokens or prompted):  # otherwise there is no trigger word to look for
-        without_trigger = sum(
-            not any(has_word(line, config.trigger) for line in used_lines(config, subset, image))
-            for subset, image in captioned
-        )
+    without_trigger = sum(
+        not any(has_word(line, config.trigger) for line in used_lines(config, subset, image))
+        for subset, image in captioned
+        if config.trigger
+    )
     try:
         counter = token_counter(config, recognition)
     except ModelError:  # reported by the model's own check
@@ -116,6 +123,7 @@ def check_captions(config: RunConfig, scan: Scan, recognition: Recognition | Non
     return CaptionCheck(
         trigger=config.trigger,
         own_trigger=bool(config.dataset.class_tokens),
+        prompted=prompted,
         images=len(images),
         missing=sum(image.caption_path is None for _subset, image in bare),
         empty=sum(image.caption_path is not None for _subset, image in bare),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.adapters.tools.edit import EditRequest, edit
 from engine.errors import UsageError, storing
+from engine.results.of_run import learned_trigger
 from engine.results.record import RunRecord
 from engine.results.verdict import JudgedFile
 from engine.results.what_now import STRENGTH
@@ -62,7 +63,7 @@ def use(run: RunRecord, judged: JudgedFile, target: Path, *, overwrite: bool = F
     own = run.config is not None and run.config.saving.metadata_thumbnail
     request = EditRequest(
         file=str(judged.file.path),
-        trigger=run.trigger or None,
+        trigger=(learned_trigger(run.config, judged.file.path) if run.config is not None else "") or None,
         strength=strength_of(judged),
         thumbnail=str(samples[0][1]) if samples and not own else None,
         out=str(place),

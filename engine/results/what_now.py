@@ -33,6 +33,7 @@ class Lora:
 
     path: Path
     trigger: str
+    """Empty where the captions taught none."""
     family: str
     """`FamilySpec.name`; another name if the base is unknown."""
     base: str
@@ -193,12 +194,20 @@ def snippet(lora: Lora) -> str:
     )  # fmt: skip
 
 
+def trigger_words(lora: Lora) -> str:
+    """The trigger word, or why there is none."""
+    return (
+        printable(lora.trigger)
+        or "none; no caption had the run's name, and the captions' own words are what it learned"
+    )
+
+
 def in_short(lora: Lora) -> list[str]:
     """A short form in a few lines, for the end of a run in a terminal."""
     name = printable(lora.path.name)
     comfyui, a1111, _ = uses(lora)
     return [
-        f"Trigger word: {printable(lora.trigger)}. A prompt: {printable(lora.prompt)}",
+        f"Trigger word: {trigger_words(lora)}. A prompt: {printable(lora.prompt)}",
         *((f"{comfyui.program}: copy {name} into {comfyui.folder}, node Load LoRA, strength {lora.strength:g}.",)
           if _is_loaded(lora, COMFY) else ()),
         *((f"{a1111.program}: copy {name} into {a1111.folder}; in the prompt: {_tags(lora)}",)

@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from engine.results.what_now import Lora, a1111_prompt, snippet, uses
+from engine.results.what_now import Lora, a1111_prompt, snippet, trigger_words, uses
 from engine.runs import RunDir
 from engine.runs.history import SavedFile
 from engine.text import printable
@@ -106,7 +106,7 @@ Start with a strength of 0.8: at full strength a LoRA often reproduces its train
 
 def text(lora: Lora) -> Content:
     """The whole page."""
-    parts: list[str | tuple[str, str]] = [_("Trigger word") + ": ", (printable(lora.trigger), "bold")]
+    parts: list[str | tuple[str, str]] = [_("Trigger word") + ": ", (trigger_words(lora), "bold")]
     parts.append("\n" + _("The file") + f": {printable(lora.path)}\n")
     for use in uses(lora):
         where = _("copy it into {0}").format(use.folder) if use.folder else _("loads it from where it is")

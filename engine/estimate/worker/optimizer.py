@@ -23,7 +23,7 @@ _BLOCK = 256
 
 
 def optimizer_for_counting(training: TrainingTable, groups: list[dict[str, Any]]) -> Any:
-    """The run's optimizer; for those of bitsandbytes a stand-in that only allocates the states.
+    """The run's optimizer, ready for a step; for those of bitsandbytes a stand-in that only allocates the states.
 
     Raises:
         UsageError: see `build_optimizer`.
@@ -31,7 +31,10 @@ def optimizer_for_counting(training: TrainingTable, groups: list[dict[str, Any]]
     states = EIGHT_BIT.get(training.optimizer_type.lower())
     if states is not None:
         return _EightBit(groups, states)
-    return build_optimizer(training.optimizer_type, training.optimizer_args, groups).optimizer
+    built = build_optimizer(training.optimizer_type, training.optimizer_args, groups)
+    if built.schedule_free:
+        built.optimizer.train()
+    return built.optimizer
 
 
 class _EightBit(torch.optim.Optimizer):

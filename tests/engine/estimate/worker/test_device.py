@@ -48,3 +48,40 @@ def test_the_way_back_of_silu_is_one_kernel(probed: dict[str, Any]) -> None:
 
 def test_norms_of_flux_keep_half_precision_under_autocast(probed: dict[str, Any]) -> None:
     assert probed["normed"] == "torch.bfloat16"
+
+
+OPTIMIZERS = {
+    "AdamW": 2, "AdamW8bit": 0.5, "Lion": 1, "Prodigy": 4, "Adafactor": 0, "DAdaptAdam": 3, "DAdaptLion": 2,
+    "DAdaptAdaGrad": 3, "DAdaptSGD": 3, "DAdaptAdan": 5, "AdamWScheduleFree": 2, "SGDScheduleFree": 1,
+    "RAdamScheduleFree": 2, "SGD": 0, "RMSprop": 1,
+}  # fmt: skip
+"""Float32 states for each weight of a large matrix."""
+
+
+def states() -> dict[str, float]:
+    """In a process of its own: bytes of each optimizer after two steps, as a multiple of the weights'."""
+    import torch
+
+    from engine.config.training import TrainingTable
+    from engine.estimate.worker import device
+    from engine.estimate.worker.counter import StorageCounter
+    from engine.estimate.worker.optimizer import optimizer_for_counting
+
+    counter, multiples = StorageCounter(device.NAME), {}
+    for name in OPTIMIZERS:
+        with device.pretending(counter):
+            weights = torch.nn.Parameter(torch.zeros(512, 512, device=device.DEVICE))
+            weights.grad = torch.zeros_like(weights)
+            before = counter.live
+            groups = [{"params": [weights], "lr": 1.0, "name": "unet"}]
+            optimizer = optimizer_for_counting(TrainingTable(optimizer_type=name), groups)
+            optimizer.step()
+            optimizer.step()
+        multiples[name] = (counter.live - before) / 2**20
+        del optimizer, groups, weights
+    return multiples
+
+
+def test_optimizers_that_read_their_weights_can_be_planned() -> None:
+    """Prodigy and its like read sums, which fake tensors do not have; schedule-free ones step in training mode only."""
+    assert in_a_fork(states) == pytest.approx(OPTIMIZERS, abs=0.1)
