@@ -48,7 +48,7 @@ def learned_trigger(config: RunConfig, path: Path) -> str:
 
 
 def captions_in(path: Path) -> Iterator[str]:
-    """The captions, or their tags, that a LoRA file says it was trained on; none where it does not, or can't be read."""
+    """The captions, or their tags, that a LoRA file says it was trained on; else none."""
     try:
         metadata = read_header(path).metadata
         yield from _tags(json.loads(metadata.get("ss_tag_frequency", "{}")))

@@ -196,10 +196,7 @@ def snippet(lora: Lora) -> str:
 
 def trigger_words(lora: Lora) -> str:
     """The trigger word, or why there is none."""
-    return (
-        printable(lora.trigger)
-        or "none; no caption had the run's name, and the captions' own words are what it learned"
-    )
+    return printable(lora.trigger) or "none; no caption had the run's name, use the captions' own words"
 
 
 def in_short(lora: Lora) -> list[str]:

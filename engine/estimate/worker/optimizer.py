@@ -33,7 +33,7 @@ def optimizer_for_counting(training: TrainingTable, groups: list[dict[str, Any]]
         return _EightBit(groups, states)
     built = build_optimizer(training.optimizer_type, training.optimizer_args, groups)
     if built.schedule_free:
-        built.optimizer.train()
+        built.optimizer.train()  # type: ignore[attr-defined]
     return built.optimizer
 
 
