@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from engine.runs.events import Event, MeasuresEvent, SampleMeasuresEvent, StepEvent, ValidationEvent
+from engine.runs.events import Event, MeasuresEvent, SampleEvent, SampleMeasuresEvent, StepEvent, ValidationEvent
 
 BURN = ("saturation", "clipped", "contrast", "detail")
 """Keys of `Measures.burn`; each value is 1 if a sample is like the reference images."""
@@ -73,6 +73,11 @@ class Measures:
         return sum(gains) / len(gains) if gains else None
 
     @property
+    def is_base_measured(self) -> bool:
+        """Whether there is a loss of the base model to compare with."""
+        return self.base_validation_loss is not None or self.base_train_loss is not None
+
+    @property
     def gap(self) -> float | None:
         """Generalisation gap: the gain on training images less the gain on validation images."""
         if self.learned is None or self.train_gain is None:
@@ -87,6 +92,8 @@ class MeasureBook:
         self._validations: dict[int, ValidationEvent] = {}
         self._measures: dict[int, MeasuresEvent] = {}
         self._samples: dict[int, SampleMeasuresEvent] = {}
+        self._has_base_samples = False
+        """Else nothing shows which of the samples' looks are the base model's own, or those of its guidance."""
         self._rate_sum, self._rate_step = 0.0, 0
         self._rates: dict[int, float] = {0: 0.0}
 
@@ -104,6 +111,9 @@ class MeasureBook:
                 self._measures[step] = event
             case SampleMeasuresEvent(step=int(step)):
                 self._samples[step] = event
+            case SampleEvent(step=0):
+                self._has_base_samples = True
+                return
             case _:
                 return
         self._rates[step] = self._rate_sum
@@ -129,7 +139,7 @@ class MeasureBook:
             bleed=model.bleed,
             response=model.response,
             shift=model.shift,
-            burn={key: value for key, value in samples.burn.items() if key in BURN},
+            burn={key: value for key, value in samples.burn.items() if key in BURN} if self._has_base_samples else {},
             copying=samples.copying,
             copied=samples.copied or "",
             latent_copying=samples.latent_copying,

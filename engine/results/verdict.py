@@ -16,6 +16,8 @@ from engine.text import percent, plural
 
 Kind = Literal["undertrained", "good", "overtrained", "undecidable"]
 
+NOTHING = 0.005
+"""Share of the base model's loss below which a run has learned nothing that the measures show."""
 NEARLY_ALL = 0.7
 """Share of the run's highest gain from which a file has learned enough: likeness comes early, the last third of
 the gain is detail."""
@@ -56,6 +58,10 @@ OTHERS = 1 / 3
 ALIKE = 0.01
 """Good files whose score is this close to the highest are equally good; the first of them is recommended: the less it
 is trained, the less it has lost of what is not measured. A file that is still learning has nothing to lose yet."""
+_UNMEASURED = (
+    "This file was not measured: no check came at its step, or the run ended before. The review shows how often the "
+    "weights are measured."
+)
 GROWTH = 0.03
 """Share of its gain that a file must have added since the previous file to count as still learning."""
 
@@ -131,9 +137,11 @@ def past_best(assessment: Assessment) -> str:
 def judge(run: Sequence[Measures]) -> list[Verdict]:
     """The verdict of each of a run's files, from their measures in the order of their steps."""
     gains = [(index, gain) for index, measures in enumerate(run) if (gain := measures.gain) is not None]
+    if not gains and not any(measures.is_base_measured for measures in run):
+        text = "The weights were not measured: that needs images for it, and training.max_check_share above 0."
+        return [Verdict("undecidable", (text,)) for _ in run]
     if not gains:
-        missing = ("validation images, or training.max_check_share above 0",)
-        return [Verdict("undecidable", ("Nothing was measured.",), missing) for _ in run]
+        return [Verdict("undecidable", (_UNMEASURED,)) for _ in run]
     top, most = max(gains, key=lambda pair: pair[1])
     return [_verdict(run, index, top, most) for index in range(len(run))]
 
@@ -148,19 +156,19 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
     measures = run[index]
     gain = measures.gain
     if gain is None:
-        return Verdict("undecidable", ("This file was not measured.",), ("a measurement at its step",))
-    named = {"validation": measures.learned, "training": measures.train_gain}
-    where = f"{' and '.join(name for name, value in named.items() if value is not None)} images"
-    learned = f"The loss on {where} is {_lower(gain)} than the base model's"
+        return Verdict("undecidable", (_UNMEASURED,))
+    learned = f"The loss is {_gains(measures)} than the base model's"
+    if abs(most) < NOTHING:
+        text = "Hardly anything was learned: train for longer, or with higher learning rates."
+        return Verdict("undertrained", (f"{learned}.", text), score=most)
     if most <= 0:
-        text = f"The loss on {where} is no lower than the base model's ({percent(-gain)} higher)."
-        return Verdict("overtrained" if index else "undertrained", (text,), score=-1.0)
+        return Verdict("overtrained" if index else "undertrained", (f"{learned}.",), score=-1.0)
     share, against = gain / most, faults(measures)
     repetitive = is_repetitive(run)
     kept = others_kept(measures, strict=repetitive)
     score = (1 - OTHERS) * min(1.0, share / (ALL_REPEATED if repetitive else ALL)) + OTHERS * kept
     score -= sum(weight for weight, _ in against)
-    reasons = [f"{learned}." if index == top else f"{learned}; at step {run[top].step} it is {_lower(most)}."]
+    reasons = [f"{learned}." if index == top else f"{learned}; at step {run[top].step} {_gains(run[top])}."]
     reasons += [text for _, text in against]
     if index > top and share < 1 - LOST:
         reasons.append("Since then the run has unlearned.")
@@ -178,6 +186,12 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
         reasons.append(f"The run was still learning when it ended, {pace}.")
         return Verdict("undertrained", tuple(reasons), score=score)
     return Verdict("good", tuple(reasons), _missing(measures), score)
+
+
+def _gains(measures: Measures) -> str:
+    """ "23 % lower on validation images and 27 % lower on training images"."""
+    gains = {"validation images": measures.learned, "training images": measures.train_gain}
+    return " and ".join(f"{_lower(gain)} on {where}" for where, gain in gains.items() if gain is not None)
 
 
 def _lower(gain: float) -> str:
@@ -296,23 +310,17 @@ def _choose(
 
 def _advice(judged: Sequence[JudgedFile], best: JudgedFile, steps_left: int) -> list[str]:
     kinds = [file.verdict.kind for file in judged]
-    step = best.file.step
     advice = []
     if best.verdict.kind == "undertrained" and steps_left > 0:
         advice.append(f"Resume this run: {plural(steps_left, 'step')} of it are left.")
     elif best.verdict.kind == "undertrained":
         advice.append("Train 2 or 3 epochs more: resume this run with a higher number of steps or epochs.")
     if best.verdict.kind == "overtrained":
-        if judged[0] is best:
-            advice.append(
-                "Even the first file is overtrained: use it at a lower strength, or train again with half the learning "
-                "rates, and save more often."
-            )
-        else:
-            advice.append(
-                f"Even the best file is overtrained: use it at a lower strength, or start from the file of step {step} "
-                "with half the learning rates."
-            )
+        which = "first" if judged[0] is best else "best"
+        advice.append(
+            f"Even the {which} file is overtrained: use it at a lower strength, or train again with half the learning "
+            "rates, and save more often."
+        )
     if best.measures.response is not None and best.measures.response < WEAK_RESPONSE:
         advice.append("Use more varied images, and describe in the captions what should stay changeable.")
     if is_repetitive([file.measures for file in judged]):

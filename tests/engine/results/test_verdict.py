@@ -49,6 +49,8 @@ CASES: tuple[tuple[str, list[Measures], list[str]], ...] = (
     ("other subjects suffer more than the file learned", [measures(10, 0.4, drift=0.2), measures(20, 0.42, drift=0.58)],
      ["good", "good"]),
     ("flat white is no fault", [measures(10, 0.4), measures(20, 0.41, burn={"clipped": 2.0})], ["good", "good"]),
+    ("nothing learned, whatever the samples look like", [measures(3, 0.001, burn={"clipped": 4.0}), measures(6, 0.002)],
+     ["undertrained", "undertrained"]),
     ("burnt", [measures(10, 0.4), measures(20, 0.41, burn={"contrast": 2.0})], ["good", "overtrained"]),
     ("copies", [measures(10, 0.4), measures(20, 0.41, copying=0.95, copied="a.png")], ["good", "overtrained"]),
     ("copies in latents", [measures(10, 0.4, latent_copying=0.69), measures(20, 0.41, latent_copying=0.7)],
@@ -98,7 +100,7 @@ def test_a_stopped_run_is_resumed_and_not_made_longer() -> None:
         ([measures(10, 0.3), measures(20, 0.4), measures(30, 0.3)], 20, ""),
         ([measures(10, 0.1), measures(20, 0.2), measures(30, 0.3)], 30, "Train 2 or 3 epochs more"),
         ([measures(10, 0.4, drift=0.65), measures(20, 0.41, drift=0.8)], 10, "Even the first file is overtrained"),
-        ([measures(10, 0.1, drift=0.65), measures(20, 0.41, drift=0.8)], 20, "file of step 20"),
+        ([measures(10, 0.1, drift=0.65), measures(20, 0.41, drift=0.8)], 20, "Even the best file is overtrained"),
         ([measures(10, 0.4, response=0.3)], 10, "more varied images"),
         ([measures(10, 0.4, drift=0.2), measures(20, 0.42, drift=0.58)], 10, "compare their samples"),
         # equally good, and a plateau: the first; nearly as good, but the run still learns: the highest
@@ -171,6 +173,25 @@ def test_the_book_reads_hostile_events() -> None:
             book.take(event_of(kind, {**data, "lr": "fast", "copied": 3}))
     assert book.steps() == [5]
     assert (book.at(5).learned, book.at(5).burn, book.at(5).copied, book.at(5).rate_sum) == (None, {}, "", 0.0)
+
+
+@pytest.mark.parametrize("has_base", [True, False])
+def test_without_samples_of_the_base_model_their_look_is_not_judged(has_base: bool) -> None:
+    """The clipped light may be the base model's own, or that of its guidance."""
+    book = MeasureBook()
+    if has_base:
+        book.take(event_of("sample", {"path": "0.png", "prompt": "a", "index": 0, "step": 0}))
+    book.take(event_of("sample_measures", {"step": 5, "burn": {"clipped": 4.0}}))
+    assert book.at(5).burn == ({"clipped": 4.0} if has_base else {})
+
+
+def test_a_run_that_ended_before_its_first_check_is_not_called_unmeasurable() -> None:
+    book = MeasureBook()
+    book.take(event_of("validation", {"step": 0, "loss": 0.5}))
+    (verdict,) = judge([book.at(5)])
+    assert verdict.kind == "undecidable" and "the run ended before" in verdict.reasons[0]
+    (verdict,) = judge([MeasureBook().at(5)])
+    assert "training.max_check_share above 0" in verdict.reasons[0]
 
 
 def test_the_sum_of_rates_counts_a_step_once() -> None:

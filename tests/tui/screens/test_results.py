@@ -95,7 +95,7 @@ async def test_files_with_their_verdicts_and_the_best_marked(
         await until(pilot, lambda: "✓ good ● best" in text(pilot.app))
         shown = text(pilot.app)
         for expected in ("3 files · 6 samples", "robot-step00000010.safetensors", "↓ undertrained", "↑ overtrained",
-                         "33 %", "40 %", "The loss on validation images is 50 % lower than the base model's.",
+                         "33 %", "40 %", "The loss is 50 % lower on validation images than the base model's.",
                          "u Use", "w What now", "p Try", "t Train on", "c Copy path", "esc Back"):  # fmt: skip
             assert expected in shown, expected
         assert shown.count("● best") == 1
@@ -359,7 +359,7 @@ async def test_in_few_rows_the_part_with_the_focus_has_the_room(
         await pilot.press("v")
         await until(pilot, lambda: "● best" in text(pilot.app))
         gallery = pilot.app.screen.query_one(Gallery)
-        assert "The loss on validation images" in text(pilot.app) and "─Samples (Tab)─" in text(pilot.app)
+        assert "lower on validation images" in text(pilot.app) and "─Samples (Tab)─" in text(pilot.app)
         await pilot.press("down", "tab")
         await until(pilot, lambda: gallery.size.height >= 7)
         await until(pilot, lambda: "▸ step 30" in text(pilot.app) and "robot-step00000030" in text(pilot.app))
