@@ -112,7 +112,8 @@ Add runs in the wizard's last step, or many at once in a shell: `lorasmith queue
         from tui.text.queue_rows import Seen
 
         entries = self.queue.entries()
-        states = {entry.id: true_state(RunDir(Path(entry.run_dir))) for entry in entries if entry.started is not None}
+        runs = {entry.id: RunDir(Path(entry.run_dir)) for entry in entries if entry.started is not None}
+        states = {number: true_state(run_dir) for number, run_dir in runs.items() if run_dir.is_run}
         seen = {entry.id: Seen(entry, states.get(entry.id)) for entry in entries}
         self.post_message(self.Looked(Look(seen, running(self.queue), self.queue.paused)))
 
@@ -157,7 +158,8 @@ Add runs in the wizard's last step, or many at once in a shell: `lorasmith queue
         if entry.started is not None and run_dir.is_run:
             self.smith.open_run(run_dir)
         else:
-            self.answer(_("{0} was not started yet.").format(printable(entry.name)))
+            words = GONE if entry.started is not None else _("{0} was not started yet.")
+            self.answer(words.format(printable(entry.name)))
 
     def _describe(self) -> None:
         from tui.text.queue_rows import about
@@ -292,5 +294,6 @@ Add runs in the wizard's last step, or many at once in a shell: `lorasmith queue
         self.dismiss()
 
 
+GONE = _("The run of {0} was deleted or moved. d removes the entry.")
 NO_MATCH = _("No entry fits the filter. Escape shows all.")
 EMPTY = _("Nothing is here. The wizard's last step adds a run (a); lorasmith queue add adds many.")

@@ -39,7 +39,12 @@ class Seen:
 
     entry: Entry
     run: RunState | None
-    """None before it was started."""
+    """None before it was started, and after it was deleted."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the run of an entry that does not wait was deleted or moved."""
+        return self.run is None and self.entry.started is not None and self.entry.has_ended
 
 
 def columns_for(width: int) -> tuple[Column, ...]:
@@ -61,17 +66,23 @@ def sign(state: str) -> str:
 
 def row(seen: Seen, columns: tuple[Column, ...]) -> tuple[Text, ...]:
     """The cells of an entry."""
-    entry, run = seen.entry, seen.run
+    entry = seen.entry
     widths = {column.name: column.width for column in columns}
     cells = {
         "id": Text(entry.id),
         "name": Text(clipped(printable(entry.name), widths["name"], keep_end=True)),
         "state": Text(sign(entry.state), QUEUE_SIGNS[entry.state][2]),
-        "step": Text(progress(run.step, run.max_train_steps) if run is not None else "", justify="right"),
+        "step": Text(_step(seen), justify="right"),
         "when": Text(short_moment(since(entry))),
         "where": Text(clipped(printable(entry.node), widths.get("where", 0))),
     }
     return tuple(cells[column.name] for column in columns)
+
+
+def _step(seen: Seen) -> str:
+    if seen.run is not None:
+        return progress(seen.run.step, seen.run.max_train_steps)
+    return _("run deleted") if seen.is_gone else ""
 
 
 def searched(seen: Seen) -> str:

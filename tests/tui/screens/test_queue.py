@@ -123,6 +123,17 @@ async def test_only_what_is_possible(smith: Smith, queue: Queue, home: Path, unt
             assert screen.check_action(action, ()) is (True if possible else None), action
 
 
+async def test_a_deleted_run_is_named_so(smith: Smith, queue: Queue, home: Path, until: Until, text: Text) -> None:
+    (entry,) = add(queue, home, "anna")
+    put(queue, entry, "finished", started=entry.added, ended=entry.added)
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await opened(app, pilot, until)
+        await until(pilot, lambda: "run deleted" in text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "The run of anna was deleted or moved. d removes the entry." in text(app))
+
+
 async def test_retry_and_stop(smith: Smith, queue: Queue, home: Path, until: Until) -> None:
     a, b = add(queue, home, "a", "b")
     put(queue, a, "failed", ended=1.0)
