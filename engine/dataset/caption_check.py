@@ -35,6 +35,8 @@ class CaptionCheck:
     """Whether it is set; otherwise it is the run's name."""
     prompted: bool
     """Whether a sample prompt has {trigger}."""
+    has_prompts: bool
+    """Whether there are sample prompts: without {trigger} they are those of a style that needs none."""
     images: int
     missing: int
     """Images without a caption file."""
@@ -68,7 +70,7 @@ class CaptionCheck:
 
     def warnings(self) -> Iterator[tuple[str, Literal["folders", "captions"]]]:
         """Warnings, each with the wizard step where it can be fixed."""
-        if self.captioned and self.without_trigger == self.captioned and not (self.own_trigger or self.prompted):
+        if self.captioned and self.without_trigger == self.captioned and not (self.own_trigger or self.has_prompts):
             yield (
                 f"No caption has the trigger word “{printable(self.trigger)}”, which is the run's name: enter the word "
                 "that the captions have (dataset.class_tokens). A style without a trigger word needs none.",
@@ -124,6 +126,7 @@ def check_captions(config: RunConfig, scan: Scan, recognition: Recognition | Non
         trigger=config.trigger,
         own_trigger=bool(config.dataset.class_tokens),
         prompted=prompted,
+        has_prompts=bool(prompts),
         images=len(images),
         missing=sum(image.caption_path is None for _subset, image in bare),
         empty=sum(image.caption_path is not None for _subset, image in bare),

@@ -86,6 +86,14 @@ def test_no_trigger_is_expected_where_none_is_meant(tmp_path: Path) -> None:
     assert list(check_captions(config, scan(config), None).warnings()) == []
 
 
+def test_a_name_that_no_caption_has_is_no_trigger(tmp_path: Path) -> None:
+    """As in a file of Kohya's scripts, which names the output only."""
+    checked(tmp_path / "photos", many("a cat"))
+    config = configured(tmp_path / "photos", "fox").changed(sampling={"sample_prompts": []})
+    ((warning, step),) = check_captions(config, scan(config), None).warnings()
+    assert "No caption has the trigger word “fox”, which is the run's name" in warning and step == "folders"
+
+
 @pytest.mark.parametrize(
     ("captions", "dataset", "line"),
     [
