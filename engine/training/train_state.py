@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.config.changes import EffectiveConfig, unchanged
-from engine.config.rates import RateGroup
+from engine.config.rates import RateGroup, component_of
 from engine.training.flat_update import update_layout
 from engine.training.groups import rate_groups
 from engine.training.optimizers import build_optimizer
@@ -159,8 +159,16 @@ class TrainState:
         return {own.name: float(group["d"]) for own, group in groups if "d" in group}
 
     def rates_text(self) -> str:
-        """The rates in words."""
-        return ", ".join(f"{name} {rate:.3g}" for name, rate in self.rates().items())
+        """The rates in words; of a part with several groups the lowest and the highest."""
+        parts: dict[str, list[float]] = {}
+        for name, rate in self.rates().items():
+            parts.setdefault(component_of(name), []).append(rate)
+        return ", ".join(
+            f"{part} {min(rates):.3g}"
+            + (f" to {max(rates):.3g}" if max(rates) > min(rates) else "")
+            + (f" ({len(rates)} groups)" if len(rates) > 1 else "")
+            for part, rates in parts.items()
+        )
 
     def scale_rate(self, which: RateGroup, factor: float) -> None:
         """Multiply a group's learning rate, now and in the rest of the schedule."""
