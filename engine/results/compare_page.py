@@ -51,6 +51,7 @@ def write_comparison(comparison: Comparison, path: Path) -> WrittenPage:
         chart=validation_chart(
             {label: run.measures for label, run in zip(comparison.labels, comparison.runs, strict=True)}
         ),
+        loss_remark=comparison.loss_remark(),
         columns=measured_columns(best),
         all_columns=COLUMNS,
         signs=SIGNS,

@@ -45,6 +45,10 @@ class MatchedPrompt:
     """The prompt's index in each run."""
 
 
+SAME_LOSS = 0.01
+"""Share by which validation losses of the same base model on the same images may differ, by precision and machine."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The data of a comparison, everything in the order of `runs`."""
@@ -75,6 +79,17 @@ class Comparison:
         """Validation losses by step."""
         steps = sorted({step for run in self.runs for step in run.history.validation_losses})
         return [(step, tuple(run.history.validation_losses.get(step) for run in self.runs)) for step in steps]
+
+    def loss_remark(self) -> str:
+        """Why the heights of the curves cannot be compared; empty where the runs began at the same validation loss."""
+        first = [losses[0] for run in self.runs if 0 in (losses := run.history.validation_losses)]
+        if not first or max(first) - min(first) <= SAME_LOSS * min(first):
+            return ""
+        values = ", ".join(f"{loss:.4f}" for loss in first)
+        return (
+            f"The runs began at different validation losses ({values}): their validation images, timesteps or base "
+            "models differ. Compare how far each falls, not the values."
+        )
 
     def best_steps(self) -> tuple[int | None, ...]:
         """The newest step with samples up to the recommended file of each run."""

@@ -105,6 +105,7 @@ def shell_lines(comparison: Comparison, width: int) -> Iterator[str]:
         yield ""
         yield _("Validation loss by step ({0} lowest)").format(MARK)
         yield from table((_("Step"), *comparison.labels), loss_rows(comparison), width)
+        yield from textwrap.wrap(comparison.loss_remark(), width)
     yield ""
     words = _("Prompts with the same seed in two runs: {0}. --html FILE shows their samples side by side.")
     yield from textwrap.wrap(words.format(len(comparison.prompts)), width)

@@ -10,7 +10,7 @@ import pytest
 from engine.results.comparison import compare, matched_prompts
 from engine.results.record import RunRecord, read_run
 from engine.runs import RunDir
-from engine.runs.events import SampleEvent
+from engine.runs.events import SampleEvent, ValidationEvent
 from tests.engine.results.conftest import Make
 from tests.fake_run import PlayedTrainer, prepared_run
 from tests.refusals import refused
@@ -48,6 +48,19 @@ def test_prompts_that_belong_together(
 ) -> None:
     runs = [drawn(tmp_path / "1", "one", first), drawn(tmp_path / "2", "two", second)]
     assert [(matched.prompt, matched.seed, matched.indexes) for matched in matched_prompts(runs)] == expected
+
+
+@pytest.mark.parametrize(("second", "is_remarked"), [(0.5, False), (0.503, False), (0.55, True), (None, False)])
+def test_losses_from_other_images_are_remarked(tmp_path: Path, second: float | None, is_remarked: bool) -> None:
+    runs = []
+    for name, loss in (("one", 0.5), ("two", second)):
+        trainer = PlayedTrainer(prepared_run(tmp_path, name))
+        if loss is not None:
+            trainer.events.emit(ValidationEvent(step=0, loss=loss))
+        trainer.end()
+        runs.append(read_run(trainer.run_dir))
+    remark = compare(runs).loss_remark()
+    assert bool(remark) is is_remarked and ("0.5000, 0.5500" in remark) is is_remarked
 
 
 def test_a_prompt_that_a_third_run_lacks(tmp_path: Path) -> None:
