@@ -57,10 +57,10 @@ shows the part with the focus alone: files and verdict, or the samples.
         Binding("w", "what_now", _("What now"), tooltip=_("How to use the chosen file in other programs.")),
         Binding("p", "try_out", _("Try"), tooltip=_("Generate images with the chosen file at several strengths.")),
         Binding("t", "train_on", _("Train on"), tooltip=_("A new run with these settings that starts from this file.")),
+        Binding("c", "copy", _("Copy path"), tooltip=_("Copy the path of the chosen file.")),
         Binding(
             "r", "resume", _("Resume"), tooltip=_("Back to the run, to continue it; a finished run is trained longer.")
         ),
-        Binding("c", "copy", _("Copy path"), tooltip=_("Copy the path of the chosen file.")),
         Binding("f", "favourite", _("Favourite"), tooltip=_("Mark the chosen file (★), or unmark it.")),
         Binding("o", "open", _("Open folder"), tooltip=_("Open the run's folder, or show and copy its path.")),
         Binding("i", "sheet", _("Contact sheet"), tooltip=_("Write all samples into one image, next to them.")),
