@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import ActiveBinding, Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
@@ -229,12 +230,24 @@ the runs of a project are together.
         ]
         return "\n".join(lines or [plural(len(runs), _("run"))])
 
+    @property
+    def active_bindings(self) -> dict[str, ActiveBinding]:
+        """The bar shows the key to delete only where it deletes; elsewhere it answers why not."""
+        run, bindings = self.chosen(), super().active_bindings
+        if run is not None and not self._possible("delete", run):
+            for key, active in bindings.items():
+                if active.binding.action == "delete":
+                    bindings[key] = active._replace(binding=replace(active.binding, show=False))
+        return bindings
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done with the highlighted run."""
         if action in ("compare", "mark"):
             return bool(comparable(self.runs or {}))
         if action in ("copy", "delete", "note", "rename", "resume", "stop"):
             run = self.chosen()
+            if run is not None and action == "delete" and (run.state.live or run.state.state == "unknown"):
+                return True  # it answers why not
             return run is not None and self._possible(action, run)
         return True
 
