@@ -18,7 +18,7 @@ from engine.text import plural, printable
 from tui.screens.compare_choice import begin_comparison, comparable
 from tui.screens.new_run import NewRuns
 from tui.text.rows import about, progress, sign
-from tui.texts import _
+from tui.texts import DEMO_TOOLTIP, _
 from tui.widgets.filterable import Filterable
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class HomeScreen(NewRuns):
         Binding("e", "note", _("Note"), tooltip=_("Write a note about the run, for yourself.")),
         Binding("space", "mark", _("Mark"), show=False, tooltip=_("Mark a run to compare it with others.")),
         Binding("Q", "queue", _("Queue"), tooltip=_("The runs that wait for their turn.")),
+        Binding("D", "app.start_demo", _("Start the demo"), show=False, tooltip=DEMO_TOOLTIP),
         Binding("q", "app.leave_app", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
     ]
     HELP = _("""
@@ -280,4 +281,4 @@ WELCOME = _("""[b]Welcome.[/b] From a folder of images to a LoRA in eight steps.
   [b]Ctrl+Q[/b]  quit; a training continues without the screen
 
 There is no run yet. Each one will be listed here with its state.
-To try it out:  lorasmith demo""")
+To try it out, press [b]D[/b]: the demo trains in minutes. In a shell:  lorasmith demo""")

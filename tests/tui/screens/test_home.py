@@ -391,6 +391,23 @@ async def test_a_name_of_another_run_is_refused(smith: Smith, home: Path, until:
         assert read_remarks(hare).title == ""
 
 
+async def test_the_demo_starts_by_a_key_and_from_the_palette(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith(values={"saving.output_name": "mine"})
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "press D" in text(app))
+        titles = [command.title for command in app.get_system_commands(app.screen)]
+        assert titles.count("Start the demo") == 1
+        await pilot.press("D")
+        await until(pilot, lambda: "You have an unfinished setup: mine" in text(app))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: app.draft.step == "model" and "✓ Stable Diffusion 1.5" in text(app))
+        assert app.draft.preset == "demo"
+        assert "Start the demo" in [command.title for command in app.get_system_commands(app.screen)]
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
+        assert app.screen.entries.trigger == "smithy"  # type: ignore[attr-defined]
+
+
 OFFERED = {"n New run", "f From file"}
 
 
