@@ -26,7 +26,7 @@ from tui.display.terminal import driver_class
 from tui.display.themes import OWN, PALETTES, first_theme, frame_colours, is_ansi, save_theme
 from tui.leaving import LeavingApp
 from tui.setup.draft import Draft
-from tui.texts import HELP_TOOLTIP, _
+from tui.texts import DEMO_TOOLTIP, HELP_TOOLTIP, _
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,6 +204,8 @@ class LoraSmithApp(LeavingApp):
         yield SystemCommand(
             _("List of runs"), _("All runs, and new ones. What was entered is kept."), partial(leave, None)
         )
+        if len(self.screen_stack) > 1:  # home has a key for it
+            yield SystemCommand(_("Start the demo"), DEMO_TOOLTIP, self.action_start_demo)
         for number, step in enumerate(STEPS, 1):
             title = _("Step {0}: {1}").format(number, step.title)
             yield SystemCommand(title, _("Go to this step of the setup."), partial(leave, step.name))
@@ -215,6 +217,13 @@ class LoraSmithApp(LeavingApp):
 
         self.go_to(None)
         self.push_screen(QueueScreen(Queue(queue_directory())))
+
+    def action_start_demo(self) -> None:
+        """Set up the demo, after a question where another setup is unfinished."""
+        from tui.screens.demo_start import start_demo
+
+        self._store()
+        start_demo(self)
 
     def show_error(self, error: BaseException) -> None:
         """Show what went wrong and how to fix it."""

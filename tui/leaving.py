@@ -107,6 +107,16 @@ class LeavingApp(KeysInOrder):
         self._keep_draft()
         self._left("detach")
 
+    @property
+    def _is_training(self) -> bool:
+        """Whether the watched run is live, or one of the list of runs as it was read last."""
+        from engine.runs import true_state
+
+        if self.watched is not None and true_state(self.watched).live:
+            return True
+        runs = getattr(self.screen_stack[0], "runs", None) or {}
+        return any(run.state.live for run in runs.values())
+
     def action_interrupt(self) -> None:
         """Ctrl+C copies the selection; else the second one within three seconds leaves without asking."""
         from engine.runs import true_state
@@ -118,7 +128,8 @@ class LeavingApp(KeysInOrder):
         now = time.monotonic()
         if now - self._interrupted > CTRL_C_SECONDS:
             self._interrupted = now
-            self.notify(_("Press Ctrl+C again to quit. Training continues."))
+            again, continues = _("Press Ctrl+C again to quit."), _("Training continues.")
+            self.notify(f"{again} {continues}" if self._is_training else again)
             return
         if self.watched is not None and true_state(self.watched).live:
             self.detach()

@@ -21,3 +21,4 @@ ngettext = _catalogue.ngettext
 """Translate a text with a number."""
 
 HELP_TOOLTIP = _("Help for the selected item and this screen; ? does the same outside of fields.")
+DEMO_TOOLTIP = _("Set up the demo: a character on the tiny model that comes with the program, trained in minutes.")

@@ -99,6 +99,17 @@ def write_caption(file: CaptionFile, text: str) -> CaptionFile:
     return replace(file, text=text, problem="")
 
 
+def remove_caption(file: CaptionFile) -> CaptionFile:
+    """Delete the caption file of an image that had none before, and return the updated `CaptionFile`.
+
+    Raises:
+        StorageError: no permission.
+    """
+    with writing(file.path):
+        file.path.unlink(missing_ok=True)
+    return replace(file, text=None, problem="")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn any error while writing a caption file into a StorageError with a hint."""

@@ -2,7 +2,7 @@
 
 from engine.runs.control import Command, ControlBox, request
 from engine.runs.events import Event, EventFollower, EventLog, read_events
-from engine.runs.find import KnownRun, find_runs, record_run, resolve
+from engine.runs.find import KnownRun, find_runs, record_run, resolve, resolve_live
 from engine.runs.follow import Ending
 from engine.runs.layout import RunDir
 from engine.runs.lock import RunLock, is_locked
@@ -30,6 +30,7 @@ __all__ = [
     "record_run",
     "request",
     "resolve",
+    "resolve_live",
     "true_state",
     "write_exit",
 ]

@@ -148,6 +148,22 @@ def resolve(run: str, directories: Iterable[Path] | None = None) -> RunDir:
     raise UsageError(f"There is no run {run!r}.", hint, code="run-missing")
 
 
+def resolve_live(directories: Iterable[Path] | None = None) -> RunDir:
+    """The only run that is training.
+
+    Raises:
+        UsageError: none or several are, with the runs to name; or it is damaged.
+    """
+    runs = find_runs([Path.cwd()] if directories is None else directories)
+    live = [item for item in runs if item.state.live]
+    if len(live) == 1:
+        return _sound(live[0].run_dir)
+    if live:
+        raise UsageError(f"{len(live)} runs are training.", f"Name one of them: {_listing(live)}", code="run-ambiguous")
+    hint = f"Name the run to show: {_listing(runs)}" if runs else "No run is known here. Give its directory."
+    raise UsageError("No run is training.", hint, code="run-missing")
+
+
 def _sound(run_dir: RunDir) -> RunDir:
     require_sound(run_dir)
     return run_dir

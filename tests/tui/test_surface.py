@@ -33,7 +33,7 @@ SURFACE = {
     "queue move": {"ENTRY", "first|last|up|down|N", "--queue"},
     "queue remove": {"ENTRY...", "--queue"},
     "queue retry": {"[ENTRY]...", "--failed", "--queue"},
-    "attach": {"RUN", "--plain", "--no-mouse", "--low-bandwidth", "--ascii", "--images"},
+    "attach": {"[RUN]", "--plain", "--no-mouse", "--low-bandwidth", "--ascii", "--images"},
     "stop": {"RUN", "--wait"},
     "resume": {"RUN", "--set", "--from", "--dry-run", "--accept-changes", "--detach", "--json", "--on-end"},
     "set": {"RUN", "TABLE.KEY=VALUE", "--no-wait", "--timeout"},

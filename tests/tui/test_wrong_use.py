@@ -34,6 +34,7 @@ def in_place(place: Path) -> None:
         (["--preset", "robot.toml"], 3, "model.safetensors"),
         (["--preset", "robot.toml", "--dry-run"], 3, "model.safetensors"),
         (["attach", "nothing"], 2, "There is no run 'nothing'"),
+        (["attach"], 2, "No run is training"),
         (["presets", "show", "nothing"], 2, "No preset or file named 'nothing'"),
         (["inspect", "nothing.safetensors"], 3, "nothing.safetensors"),
     ],

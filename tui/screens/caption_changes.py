@@ -23,8 +23,8 @@ from tui.texts import _
 from tui.widgets.caption_list import CaptionList
 from tui.widgets.captioning import CaptioningLine
 
-CaptionEdit = tuple[Path, str, str] | None
-"""A change of an image's caption, before and after; None: of many at once."""
+CaptionEdit = tuple[Path, str | None, str] | None
+"""A change of an image's caption, before (None: it had no file) and after; None: of many at once."""
 
 
 class CaptionChanges(StepScreen):
@@ -100,6 +100,14 @@ class CaptionChanges(StepScreen):
         changes = plan_frame(lacking, f"{self.rules.trigger}," if with_commas else self.rules.trigger)
         if changes:
             self._change(changes)
+            return
+        if without := self.book.coverage.without:
+            words = (
+                _("{0} has no caption; w adds the word only to captions that are there.")
+                if without == 1
+                else _("{0} have no caption; w adds the word only to captions that are there.")
+            )
+            self.answer(words.format(plural(without, _("image"))))
         else:
             self.answer(_("✓ Every caption has the trigger word."))
 
@@ -115,23 +123,37 @@ class CaptionChanges(StepScreen):
         self.refresh_bindings()
         self._undo(self.rules)
 
-    def _undo_single(self, image: Path, before: str, after: str) -> None:
-        """Write the caption that an image had before; not where it was changed elsewhere since."""
+    def _undo_single(self, image: Path, before: str | None, after: str) -> None:
+        """Write the caption that an image had before, or delete its file; not where it was changed elsewhere since."""
         assert self.book is not None
         place, name = self.book.place_of(image), printable(image.name)
-        if place is None or (self.book.files[place].text or "") != after:
-            self.answer(_("{0}: changed elsewhere since, and not touched.").format(name))
+        changed_since = _("{0}: changed elsewhere since, and not touched.").format(name)
+        if place is None:
+            self.answer(changed_since)
+            return
+        now = self.book.files[place].reread()
+        if (now.text or "") != after:
+            self.book.replace([now])
+            self._show_changed(place, changed_since)
             return
         try:
-            self.book.write(place, before)
+            if before is None:
+                self.book.remove(place)
+            else:
+                self.book.write(place, before)
         except LoraSmithError as error:
             self.smith.show_error(error)
             return
+        words = _("{0}: the caption as before.") if before is not None else _("{0}: no caption, as before.")
+        self._show_changed(place, words.format(name))
+
+    def _show_changed(self, place: int, sentence: str) -> None:
+        """Show the image whose caption is another one now, and what has happened."""
         self._show(place)
         self.query_one(CaptionList).position = place
         self.query_one(CaptionList).refresh()
         self._show_summary()
-        self.answer(_("{0}: the caption as before.").format(name))
+        self.answer(sentence)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
     def _make(self, changes: list[Change], rules: Rules) -> None:

@@ -212,7 +212,8 @@ class CaptionsScreen(CaptionChanges):
             self.smith.show_error(error)
             return False
         if saved:
-            self._edits.append((file.image, file.text or "", self.book.files[self.shown].text or ""))
+            before = "" if file.problem else file.text
+            self._edits.append((file.image, before, self.book.files[self.shown].text or ""))
             self.answer(_("✓ {0}: caption saved. u undoes it.").format(name))
             self.query_one(CaptionList).refresh()
             self._show_summary()

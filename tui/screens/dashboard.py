@@ -22,6 +22,7 @@ from tui.text import run as words
 from tui.text.rows import sign, step_words
 from tui.texts import _
 from tui.watching.run import IDLE_SECONDS, LIVE_SECONDS, Look, RunWatch
+from tui.widgets.chart import LossChart
 from tui.widgets.lines import Lines
 from tui.widgets.run_panes import PANE_TOOLTIPS, PANES, RunPanes
 from tui.widgets.step_bar import StepBar
@@ -223,6 +224,7 @@ class DashboardScreen(Resuming):
     def on_screen_resume(self) -> None:
         """Redraw after another screen was closed."""
         self._redraw()
+        self.query_one(LossChart).redraw()
 
     def action_pane(self, name: str) -> None:
         """Show a pane, and focus it."""

@@ -221,7 +221,8 @@ class FileActions(BaseScreen):
         from tui.screens.ask import AskScreen
 
         answers = {"no": _("Keep it"), "yes": _("Discard it and train on from this file")}
-        screen = AskScreen(_("You have an unfinished setup"), answers)
+        question = _("You have an unfinished setup: {0}").format(self.smith.draft.title)
+        screen = AskScreen(question, answers)
         self.app.push_screen(screen, lambda answer: self._begin(values) if answer == "yes" else None)
 
     def _begin(self, values: Mapping[str, Any]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import ActiveBinding, Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
@@ -17,7 +18,7 @@ from engine.text import plural, printable
 from tui.screens.compare_choice import begin_comparison, comparable
 from tui.screens.new_run import NewRuns
 from tui.text.rows import about, progress, sign
-from tui.texts import _
+from tui.texts import DEMO_TOOLTIP, _
 from tui.widgets.filterable import Filterable
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class HomeScreen(NewRuns):
         Binding("e", "note", _("Note"), tooltip=_("Write a note about the run, for yourself.")),
         Binding("space", "mark", _("Mark"), show=False, tooltip=_("Mark a run to compare it with others.")),
         Binding("Q", "queue", _("Queue"), tooltip=_("The runs that wait for their turn.")),
+        Binding("D", "app.start_demo", _("Start the demo"), show=False, tooltip=DEMO_TOOLTIP),
         Binding("q", "app.leave_app", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
     ]
     HELP = _("""
@@ -229,12 +231,24 @@ the runs of a project are together.
         ]
         return "\n".join(lines or [plural(len(runs), _("run"))])
 
+    @property
+    def active_bindings(self) -> dict[str, ActiveBinding]:
+        """The bar shows the key to delete only where it deletes; elsewhere it answers why not."""
+        run, bindings = self.chosen(), super().active_bindings
+        if run is not None and not self._possible("delete", run):
+            for key, active in bindings.items():
+                if active.binding.action == "delete":
+                    bindings[key] = active._replace(binding=replace(active.binding, show=False))
+        return bindings
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done with the highlighted run."""
         if action in ("compare", "mark"):
             return bool(comparable(self.runs or {}))
         if action in ("copy", "delete", "note", "rename", "resume", "stop"):
             run = self.chosen()
+            if run is not None and action == "delete" and (run.state.live or run.state.state == "unknown"):
+                return True  # it answers why not
             return run is not None and self._possible(action, run)
         return True
 
@@ -267,4 +281,4 @@ WELCOME = _("""[b]Welcome.[/b] From a folder of images to a LoRA in eight steps.
   [b]Ctrl+Q[/b]  quit; a training continues without the screen
 
 There is no run yet. Each one will be listed here with its state.
-To try it out:  lorasmith demo""")
+To try it out, press [b]D[/b]: the demo trains in minutes. In a shell:  lorasmith demo""")

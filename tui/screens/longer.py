@@ -32,6 +32,15 @@ class LongerScreen(ModalScreen[Mapping[str, object] | None]):
         length: that it has now, in the unit that it was set in.
     """
 
+    HELP = _("""
+## Train longer
+
+Type how many epochs or steps the whole run shall have, those that it has made included. The run continues from its last
+saved state, in the same folder; its files and samples stay.
+
+Below the number stand what it means and what the longer run changes. Reasons to train longer: Results rates the
+files as **undertrained**, or the samples still improve at the end.
+""")
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", _("Cancel"))]
 
     @dataclass

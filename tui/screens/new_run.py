@@ -29,7 +29,7 @@ class NewRuns(RunActions):
             return _("n  Set up a new run")
         if not draft.unfinished:
             return _("n  Set up a new run, optionally from the last run's settings")
-        name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
+        name = draft.title
         step = STEPS[position(draft.step)].title
         return _("n  Continue setting up {0} at {1}, or start another run").format(name, step)
 
@@ -39,7 +39,7 @@ class NewRuns(RunActions):
         if not (draft.values or draft.done):
             self.smith.go_to(draft.step)
             return
-        name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
+        name = draft.title
         if draft.unfinished:
             step = STEPS[position(draft.step)].title
             answers = {"on": _("Continue at {0}").format(step), "start_over": _("Discard it and start over")}
@@ -107,7 +107,8 @@ class NewRuns(RunActions):
             return
         if draft.unfinished:
             answers = {"no": _("Keep it"), "yes": _("Discard it and copy the settings")}
-            self._ask(_("You have an unfinished setup"), answers, lambda: self._copy(run))
+            question = _("You have an unfinished setup: {0}").format(draft.title)
+            self._ask(question, answers, lambda: self._copy(run))
         else:
             self._copy(run)
 

@@ -64,7 +64,7 @@ class ParametersScreen(FromFile):
 A **preset** on top, and below every setting of the run. A row that differs from the preset begins with `•`; Delete
 restores the preset's value. Enter edits, Space switches or takes the next choice, Left and Right change choices, `/`
 searches title, key and help, F3 shows the advanced settings as well. F6 opens all settings in your own
-editor; Ctrl+Z takes its changes back.
+editor. Ctrl+Z undoes the last change, also a reset and what the editor has changed.
 
 The lines at the bottom are a forecast of the run. The time comes from your earlier runs on this machine; it is
 marked *rough* when it is only computed from the GPU's speed.
@@ -75,7 +75,7 @@ marked *rough* when it is only computed from the GPU's speed.
             "f3,ctrl+t", "toggle_advanced", _("All"), key_display="F3", tooltip=_("Show or hide the advanced settings.")
         ),
         Binding("f4", "preset", _("Preset"), tooltip=_("Choose the preset that everything starts from.")),
-        Binding("ctrl+z", "undo", _("Undo"), show=False, tooltip=_("Take back what your own editor has changed.")),
+        Binding("ctrl+z", "undo", _("Undo"), show=False, tooltip=_("Undo the last change of a setting.")),
     ]
 
     @dataclass
@@ -201,15 +201,18 @@ marked *rough* when it is only computed from the GPU's speed.
         return dump_toml(self.draft.config()), ".toml"
 
     def take_edited(self, text: str) -> None:
-        """Take the settings that were changed there; Ctrl+Z takes them back."""
+        """Take the settings that were changed there; Ctrl+Z undoes it."""
         self.form.adopt(text)
         self._refresh_form()
 
     def action_undo(self) -> None:
-        """Take back what the person's own editor has changed."""
-        words = (
-            _("The changes of your editor were taken back.") if self.form.take_back() else _("Nothing to take back.")
-        )
+        """Undo the last change of a setting, or of many by the person's own editor."""
+        key = self.form.take_back()
+        if key:
+            self._show_field(key)
+            words = _("{0} is {1} again.").format(_(fields()[key].title), self.form.text(key) or _("empty"))
+        else:
+            words = _("Nothing to undo.") if key is None else _("The changes of your editor were undone.")
         self._refresh_form()
         self.answer(words)
 
@@ -243,6 +246,7 @@ marked *rough* when it is only computed from the GPU's speed.
             self.smith.show_error(error)
             self.query_one("#preset", Select).value = self.draft.preset
             return
+        self.form.forget_edits()
         self.form.judge()
         self._refresh_form()
         kept_text = ngettext("Kept {0} changed value, marked •.", "Kept {0} changed values, marked •.", len(kept))

@@ -133,7 +133,7 @@ Add runs in the wizard's last step, or many at once in a shell: `lorasmith queue
 
         assert self.look is not None
         entries = [seen.entry for seen in self.look.seen.values()]
-        return about_queue(entries, self.look.runner, self.look.paused)
+        return _("Queue · {0}").format(about_queue(entries, self.look.runner, self.look.paused))
 
     def chosen(self) -> Entry | None:
         """The highlighted entry."""

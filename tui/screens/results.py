@@ -19,6 +19,7 @@ from engine.results.record import RunRecord, read_run
 from engine.runs import RunDir
 from engine.text import plural, printable
 from tui.screens.file_actions import OF_A_FILE, FileActions
+from tui.screens.resuming import Resuming
 from tui.screens.steps import RUN_STEPS, STEPS
 from tui.text.results import reasons
 from tui.texts import _
@@ -44,7 +45,8 @@ narrow terminal the figures for which the table has no room are there too. docs/
 {0}
 
 **Up** and **Down** choose a file, and its samples come into view. **u** copies it, ready for use with its trigger, into
-a folder of yours, under any name. **f** marks a favourite of yours (★), or unmarks it.
+a folder of yours, under any name. **f** marks a favourite of yours (★), or unmarks it. **r** continues a run that has
+ended: a finished run for more steps or epochs.
 
 **Tab** goes to the verdict where it is longer than its place, and to the samples: there **Left** and **Right** go
 through time, **Up** and **Down** through the prompts, and **b** flips between an image and the base model's. **F11**
@@ -56,6 +58,9 @@ shows the part with the focus alone: files and verdict, or the samples.
         Binding("p", "try_out", _("Try"), tooltip=_("Generate images with the chosen file at several strengths.")),
         Binding("t", "train_on", _("Train on"), tooltip=_("A new run with these settings that starts from this file.")),
         Binding("c", "copy", _("Copy path"), tooltip=_("Copy the path of the chosen file.")),
+        Binding(
+            "r", "resume", _("Resume"), tooltip=_("Back to the run, to continue it; a finished run is trained longer.")
+        ),
         Binding("f", "favourite", _("Favourite"), tooltip=_("Mark the chosen file (★), or unmark it.")),
         Binding("o", "open", _("Open folder"), tooltip=_("Open the run's folder, or show and copy its path.")),
         Binding("i", "sheet", _("Contact sheet"), tooltip=_("Write all samples into one image, next to them.")),
@@ -187,8 +192,28 @@ shows the part with the focus alone: files and verdict, or the samples.
         return self.HELP.format("\n".join(lines))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Actions that need a file are there with one only."""
+        """Actions that need a file are there with one only, a resume where the run's own screen offers it."""
+        if action == "resume":
+            return self._dashboard is not None and self._dashboard.check_action(action, parameters)
         return bool(self.files) if action in OF_A_FILE else True
+
+    def label_of(self, action: str) -> str | None:
+        """A resume is named as on the run's own screen."""
+        if action == "resume" and self._dashboard is not None:
+            return self._dashboard.label_of(action)
+        return super().label_of(action)
+
+    @property
+    def _dashboard(self) -> Resuming | None:
+        """The run's own screen, where this was opened from it."""
+        behind = self.app.screen_stack[-2:-1]
+        return behind[0] if behind and isinstance(behind[0], Resuming) else None
+
+    def action_resume(self) -> None:
+        """Back to the run, and resume it there."""
+        if (dashboard := self._dashboard) is not None:
+            self.dismiss()
+            self.app.call_later(dashboard.action_resume)
 
     def action_sheet(self) -> None:
         """Draw all samples into one image."""

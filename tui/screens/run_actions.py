@@ -113,9 +113,16 @@ class RunActions(BaseScreen):
         self.post_message(self.Done(sentence.format(printable(run.title))))
 
     def action_delete(self) -> None:
-        """Count what would be deleted, then ask."""
+        """Count what would be deleted, then ask; of a run that has not ended, report why it is kept."""
         run = self.chosen()
-        if run is not None and self._possible("delete", run):
+        if run is None:
+            return
+        if run.state.live:
+            self.answer(_("{0} has not ended: stop it with x before you delete it.").format(printable(run.title)))
+        elif run.state.state == "unknown":
+            words = _("{0} may still be training on another machine, so it cannot be deleted here.")
+            self.answer(words.format(printable(run.title)))
+        elif self._possible("delete", run):
             self._count(run)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
@@ -152,6 +159,7 @@ class RunActions(BaseScreen):
                 text.format(printable(run.name)),
                 run.remarks.title or run.name,
                 LONGEST_TITLE,
+                partial(self._require_free_title, run),
                 lambda answer: self._remark(run, replace(run.remarks, title="" if answer == run.name else answer)),
             )
 
@@ -164,18 +172,43 @@ class RunActions(BaseScreen):
                 _("It is shown below the list, and the filter finds it."),
                 run.remarks.note,
                 LONGEST_NOTE,
+                str,
                 lambda answer: self._remark(run, replace(run.remarks, note=answer)),
             )
 
-    def _ask_for_line(self, question: str, text: str, value: str, longest: int, then: Callable[[str], object]) -> None:
-        """Call `then` with the answer, which may be empty and have `longest` characters."""
+    def _require_free_title(self, run: KnownRun, title: str) -> None:
+        """Refuse a name that stands for another run.
+
+        Raises:
+            UsageError: another run of the list has it.
+        """
+        if title in ("", run.name, run.title):
+            return
+        for other in (self.runs or {}).values():
+            if other.run_dir != run.run_dir and title in (other.title, other.name):
+                words = _("Another run has this name: {0}. Choose another one.")
+                raise UsageError(words.format(printable(other.run_dir.path)), code="run-title-taken")
+
+    def _ask_for_line(
+        self,
+        question: str,
+        text: str,
+        value: str,
+        longest: int,
+        check: Callable[[str], object],
+        then: Callable[[str], object],
+    ) -> None:
+        """Call `then` with the answer, which may be empty, has at most `longest` characters and passes `check`."""
 
         def answered(answer: str | None) -> None:
             if answer is not None:
                 then(answer)
 
-        check = partial(_require_length, longest=longest)
-        self.app.push_screen(AskTextScreen(question, text, check, value, may_be_empty=True), answered)
+        def require(answer: str) -> None:
+            _require_length(answer, longest)
+            check(answer)
+
+        self.app.push_screen(AskTextScreen(question, text, require, value, may_be_empty=True), answered)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
     def _remark(self, run: KnownRun, remarks: Remarks) -> None:

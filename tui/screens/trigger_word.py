@@ -101,6 +101,10 @@ class TriggerWord(TakingIn):
 
     def action_suggest(self) -> None:
         """Use the suggested trigger word."""
-        word = suggest(self.entries.word)
-        if word:
-            self.query_one(ProjectForm).take_trigger(word)
+        before = self.entries.word
+        word = suggest(before)
+        if word and word != before:
+            form = self.query_one(ProjectForm)
+            form.take_trigger(word)
+            form.query_one("#trigger").focus()  # so that Ctrl+Z is for this field
+            self.answer(_("The word was {0}; Ctrl+Z brings it back.").format(printable(before)))

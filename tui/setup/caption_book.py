@@ -18,6 +18,7 @@ from engine.dataset.caption_files import (
     has_word,
     list_captions,
     normalised,
+    remove_caption,
     token_counter,
     write_caption,
 )
@@ -150,11 +151,22 @@ class Book:
         file = self.files[place]
         if not self.differs(place, text):
             return False
-        written = write_caption(file, text)
-        self._put(place, written)
-        for index in self._shared.get(written.path, ()):
-            self._put(index, CaptionFile(self.files[index].image, written.path, written.text))
+        self._take(place, write_caption(file, text))
         return True
+
+    def remove(self, place: int) -> None:
+        """Delete the caption file of an image.
+
+        Raises:
+            StorageError: it cannot be deleted.
+        """
+        self._take(place, remove_caption(self.files[place]))
+
+    def _take(self, place: int, changed: CaptionFile) -> None:
+        """Put a caption that was changed here, also for the images that share it."""
+        self._put(place, changed)
+        for index in self._shared.get(changed.path, ()):
+            self._put(index, CaptionFile(self.files[index].image, changed.path, changed.text))
 
     def _put(self, place: int, file: CaptionFile) -> None:
         before, self.files[place] = self.files[place], file

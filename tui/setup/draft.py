@@ -12,7 +12,7 @@ from engine.atomic import read_json, write_text
 from engine.config.change import CHANGES, without_changes_of
 from engine.errors import StorageError, UsageError
 from engine.paths import user_state
-from engine.text import shell_line
+from engine.text import printable, shell_line
 from tui.setup.user_config import read_user_config
 from tui.texts import _
 
@@ -114,6 +114,11 @@ class Draft:
                     self.preset = name
                 return config
         return RunConfig()
+
+    @property
+    def title(self) -> str:
+        """The name of the run that is set up, for a sentence."""
+        return printable(str(self.get("saving.output_name") or _("without a name yet")))
 
     @property
     def unfinished(self) -> bool:

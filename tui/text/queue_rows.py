@@ -15,7 +15,7 @@ from tui.text.cells import clipped
 from tui.text.queue import since
 from tui.text.rows import COLOURS, FRAME, NARROW_NAME, SIGNS, Column, progress, short_moment
 from tui.text.run import phase_text
-from tui.texts import _
+from tui.texts import _, ngettext
 
 if TYPE_CHECKING:
     from engine.queue import Entry, Runner
@@ -117,7 +117,7 @@ def _sentence(seen: Seen) -> str:
         phase = phase_text(run.phase) or _(run.state) if run is not None and run.live else _("waiting for a machine")
         return phase + where
     if entry.tries:
-        return _("Started {0} times.").format(entry.tries)
+        return ngettext("Started {0} time.", "Started {0} times.", entry.tries).format(entry.tries)
     return _("Added {0}.").format(short_moment(entry.added))
 
 

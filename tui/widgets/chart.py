@@ -50,6 +50,9 @@ class LossChart(Widget, can_focus=True):
         self._curves: tuple[Curve, Curve, Mapping[int, float], int | None] = (Curve(), Curve(), {}, None)
         self._rows: list[Row] = []
         self._drawn = -SECONDS
+        self._drawn_step: int | None = None
+        """The newest step of the curves as they were drawn last."""
+        self._occasion: object = None
         self._due: Timer | None = None
         self._pace = SECONDS
 
@@ -58,27 +61,45 @@ class LossChart(Widget, can_focus=True):
         appearance = getattr(self.app, "appearance", None)
         self._pace = SLOW_SECONDS if getattr(appearance, "low_bandwidth", False) else SECONDS
 
-    def show(self, raw: Curve, smoothed: Curve, marks: Mapping[int, float], total: int | None) -> None:
-        """Draw these; `marks` are validation losses by step, `total` the steps of the whole run."""
+    def show(
+        self, raw: Curve, smoothed: Curve, marks: Mapping[int, float], total: int | None, occasion: object = None
+    ) -> None:
+        """Draw these; `marks` are validation losses by step, `total` the steps of the whole run. Where `occasion`
+        differs from the last, the curves are redrawn at once."""
         self._curves = (raw, smoothed, marks, total)
+        occasion = (occasion, len(marks))
+        before, self._occasion = self._occasion, occasion
         width, height = self.content_size
-        if len(self._rows) < 2 or not legible(width, height):
-            self._draw()
+        if len(self._rows) < 2 or not legible(width, height) or occasion != before:
+            self.redraw()
             return
-        self._replace([legend_row(raw, smoothed, marks, width), *self._rows[1:]])
+        top = self._rows[1]
+        if self._pace == SLOW_SECONDS and self._drawn_step is not None and self._drawn_step != self._newest_step:
+            top = with_remark(top, _("drawn up to step {0}").format(self._drawn_step))
+        self._replace([legend_row(raw, smoothed, marks, width), top, *self._rows[2:]])
         if self._due is None:
             # On a busy machine Textual divides by the interval: not 0.
-            self._due = self.set_timer(max(0.001, self._drawn + self._pace - time.monotonic()), self._draw)
+            self._due = self.set_timer(max(0.001, self._drawn + self._pace - time.monotonic()), self.redraw)
 
     def on_resize(self) -> None:
         """Another size."""
-        self._draw()
+        self.redraw()
 
-    def _draw(self) -> None:
+    def on_show(self) -> None:
+        """Its pane is shown again."""
+        self.redraw()
+
+    @property
+    def _newest_step(self) -> int | None:
+        raw, smoothed, marks, _total = self._curves
+        return newest_step(raw, smoothed, marks)
+
+    def redraw(self) -> None:
+        """Draw the curves as they are now, without waiting."""
         if self._due is not None:
             self._due.stop()
             self._due = None
-        self._drawn = time.monotonic()
+        self._drawn, self._drawn_step = time.monotonic(), self._newest_step
         self._replace(chart_rows(*self._curves, *self.content_size, dotted=self.app.no_color))
 
     def _replace(self, rows: list[Row]) -> None:
@@ -106,6 +127,24 @@ def legible(width: int, height: int) -> bool:
     return width >= 20 and height >= 4
 
 
+def newest_step(raw: Curve, smoothed: Curve, marks: Mapping[int, float]) -> int | None:
+    """The last step that the curves have; None where they are empty."""
+    return max([curve.last.step for curve in (raw, smoothed) if curve.last] + list(marks), default=None)
+
+
+def with_remark(row: Row, remark: str) -> Row:
+    """The row with a faint remark over its right end; unchanged where that is too narrow. Its cells are single."""
+    keep = sum(len(text) for text, _kind in row) - len(remark)
+    if keep < len(remark):
+        return row
+    pieces: Row = []
+    for text, kind in row:
+        if keep > 0:
+            pieces.append((text[:keep], kind))
+        keep -= len(text)
+    return [*pieces, (remark, "axis")]
+
+
 def chart_rows(
     raw: Curve,
     smoothed: Curve,
@@ -121,7 +160,7 @@ def chart_rows(
     if not legible(width, height):
         return []
     legend = legend_row(raw, smoothed, marks, width)
-    newest = max([curve.last.step for curve in (raw, smoothed) if curve.last] + list(marks), default=None)
+    newest = newest_step(raw, smoothed, marks)
     if newest is None:
         return [[(_("No loss yet. The chart starts with the first step."), "axis")]]
     columns, rows = width - 8, height - 2

@@ -85,6 +85,11 @@ class FieldList(ScrollView, can_focus=True):
         self._highlight(target)
         self.refresh()
 
+    def on_resize(self) -> None:
+        """Keep the highlighted field in sight."""
+        if self.key:
+            self._highlight(self.key)
+
     @property
     def keys(self) -> list[str]:
         """The fields that are shown."""

@@ -11,7 +11,7 @@ from engine.results.columns import FAVOURITE
 from engine.results.verdict import JudgedFile
 from tui.text.cells import clipped
 from tui.text.results import columns_for, ranks, rows, titles
-from tui.texts import _
+from tui.texts import _, ngettext
 from tui.widgets.row_table import Entry, RowTable
 
 SCROLL_BAR = 1
@@ -62,7 +62,9 @@ class FileTable(RowTable):
         columns = columns_for(self.content_size.width - SCROLL_BAR, natural)
         self.set_columns([(name, heads[name], width) for name, width in columns.items()])
         hidden = [name for name in heads if name not in columns]
-        below = _("Files ({0}: below)").format(", ".join(heads[name] for name in hidden))
+        below = ngettext("Files · {0} is shown below", "Files · {0} are shown below", len(hidden)).format(
+            ", ".join(heads[name] for name in hidden)
+        )
         self.border_title = below if hidden else _("Files")
         entries: dict[str, Entry] = {}
         for judged, row in zip(files, cells, strict=True):

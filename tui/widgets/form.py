@@ -19,6 +19,19 @@ SHARED_RATE = "training.learning_rate"
 OWN_RATES = ("training.unet_lr", "training.text_encoder_lr")
 
 
+MOST_UNDONE = 200
+"""Edits that can be undone."""
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The state before an edit: of a setting, or of all of them for an empty key."""
+
+    key: str
+    values: dict[str, Any]
+    rejected: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the form."""
@@ -48,8 +61,8 @@ class Form:
         """Key to the sentence about what is wrong."""
         self.dropped: list[str] = []
         """Changes during training that the last edit of their setting has left out."""
-        self._before: tuple[dict[str, Any], dict[str, str]] | None = None
-        """Values and invalid texts before the last `adopt`, until another edit."""
+        self._past: list[_Before] = []
+        """What `take_back` restores, the newest last."""
         self.judge()
 
     def store(self) -> None:
@@ -128,23 +141,36 @@ class Form:
         Raises:
             ConfigError: it is no valid configuration; nothing was changed.
         """
-        before = dict(self.draft.values), dict(self.rejected)
+        before = _Before("", dict(self.draft.values), dict(self.rejected))
         self.draft.adopt(text)
-        self._before = before
+        self._record(before)
         self.rejected.clear()
         self.judge()
 
-    def take_back(self) -> bool:
-        """Undo `adopt`; False if there is none to undo, or another edit followed."""
-        if self._before is None:
-            return False
-        (self.draft.values, self.rejected), self._before = self._before, None
-        self.judge()
-        return True
+    def take_back(self) -> str | None:
+        """Undo the last edit. The key of its setting, "" where `adopt` took them all; None if there is none to undo."""
+        while self._past:
+            before = self._past.pop()
+            if (before.values, before.rejected) != (self.draft.values, self.rejected):
+                self.draft.values, self.rejected, self.dropped = before.values, before.rejected, []
+                self.judge()
+                return before.key
+        return None
+
+    def forget_edits(self) -> None:
+        """Nothing before now can be undone: another preset was chosen."""
+        self._past.clear()
+
+    def _record(self, before: _Before) -> None:
+        self._past.append(before)
+        del self._past[:-MOST_UNDONE]
+
+    def _record_edit(self, key: str) -> None:
+        self._record(_Before(key, dict(self.draft.values), dict(self.rejected)))
 
     def enter(self, key: str, text: str) -> None:
         """Set a field to a typed text."""
-        self._before = None
+        self._record_edit(key)
         try:
             self._set(key, parse(fields()[key], text))
         except UsageError:
@@ -153,7 +179,6 @@ class Form:
 
     def _set(self, key: str, value: Any) -> None:
         """Set a field; changes of it during the training end."""
-        self._before = None
         before = self.draft.get(CHANGES)
         self.draft.set(key, value)
         self.rejected.pop(key, None)
@@ -183,13 +208,14 @@ class Form:
             return False
         value = self.draft.get(key)
         place = choices.index(value) + by if value in choices else 0
+        self._record_edit(key)
         self._set(key, choices[place % len(choices)])
         self.judge()
         return True
 
     def reset(self, key: str) -> None:
         """Back to the preset's value."""
-        self._before = None
+        self._record_edit(key)
         self.rejected.pop(key, None)
         self.draft.values.pop(key, None)
         self.dropped = []

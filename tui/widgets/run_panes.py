@@ -97,7 +97,8 @@ class RunPanes(Vertical):
 
     def _draw_overview(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
         total = history.max_train_steps or look.state.max_train_steps
-        self.query_one(LossChart).show(history.raw, history.smoothed, history.validation_losses, total)
+        occasion = (look.state.state, look.gone, history.sample_count)
+        self.query_one(LossChart).show(history.raw, history.smoothed, history.validation_losses, total, occasion)
         device = config.memory.device if config else "auto"
         processes = process_count(config.training.num_processes, device) if config else 1
         machine = look.machine if look.state.live else None

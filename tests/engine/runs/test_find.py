@@ -8,7 +8,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.paths import user_state
-from engine.runs import RunDir, find_runs, prepare_run, record_run, resolve, write_exit
+from engine.runs import RunDir, find_runs, prepare_run, record_run, resolve, resolve_live, write_exit
 from engine.runs.identity import boot_id, host
 from engine.runs.state import mark_starting
 from tests.refusals import refused
@@ -51,6 +51,21 @@ def test_a_run_is_meant_by_path_or_part_of_a_name(tmp_path: Path) -> None:
         resolve("at", [tmp_path])
     with refused("run-missing", "'dog'", cat.path):
         resolve("dog", [tmp_path])
+
+
+def test_without_a_name_the_only_run_that_trains_is_meant(tmp_path: Path) -> None:
+    with refused("run-missing", "No run is training", "No run is known"):
+        resolve_live([tmp_path])
+    cat, dog = make(tmp_path, "cat"), make(tmp_path, "dog")
+    finish(cat)
+    finish(dog)
+    with refused("run-missing", "Name the run to show", cat.path, dog.path):
+        resolve_live([tmp_path])
+    bird = make(tmp_path, "bird")
+    assert resolve_live([tmp_path]) == bird
+    fish = make(tmp_path, "fish")
+    with refused("run-ambiguous", "2 runs are training", bird.path, fish.path):
+        resolve_live([tmp_path])
 
 
 def test_the_current_run_goes_before_its_earlier_ones(tmp_path: Path) -> None:

@@ -96,9 +96,18 @@ async def test_ctrl_c_twice_leaves_at_once_and_the_training_continues(smith: Smi
     async with app.run_test(size=NARROW) as pilot:
         await pilot.press("ctrl+c")
         await until(pilot, lambda: app._notifications)
+        assert [each.message for each in app._notifications] == ["Press Ctrl+C again to quit. Training continues."]
         assert app.return_code is None
         await pilot.press("ctrl+c")
     assert app.return_code == 0 and true_state(live).live
+
+
+async def test_ctrl_c_speaks_of_a_training_only_where_there_is_one(smith: Smith, until: Until) -> None:
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: app._notifications)
+        assert [each.message for each in app._notifications] == ["Press Ctrl+C again to quit."]
 
 
 async def test_ctrl_c_copies_what_is_selected(smith: Smith) -> None:

@@ -159,6 +159,35 @@ async def test_an_edit_of_one_caption_can_be_undone_after_leaving_the_step(
     assert (photos / "a.txt").read_text().strip() == before.strip()
 
 
+async def test_undoing_the_first_caption_of_an_image_deletes_its_file(
+    app: LoraSmithApp, until: Until, text: Shown, photos: Path
+) -> None:
+    async with app.run_test(size=(120, 24)) as pilot:
+        await opened(app, pilot, until)
+        for word, answer in (("one", "c.png: no caption, as before."), ("two", "changed elsewhere")):
+            await pilot.press("home", "down", "down", "enter", *word, "escape")
+            await until(pilot, lambda: (photos / "c.txt").exists())
+            if word == "two":
+                (photos / "c.txt").write_text("written elsewhere")
+            await pilot.press("u")
+            await until(pilot, lambda answer=answer: answer in text(app))
+            assert (photos / "c.txt").exists() == (word == "two")
+            assert ("✗ 1 without" in text(app)) == (word == "one")
+        assert (photos / "c.txt").read_text() == "written elsewhere"
+        assert app.screen.query_one(CaptionEditor).text == "written elsewhere"
+
+
+async def test_adding_the_trigger_reports_images_without_a_caption(app: LoraSmithApp, until: Until) -> None:
+    async with app.run_test(size=(140, 24)) as pilot:
+        screen = await opened(app, pilot, until)
+        await pilot.press("w")
+        await until(pilot, lambda: line_text(app) == "1 caption changed. u undoes it.")
+        await until(pilot, lambda: screen.check_action("add_trigger", ()))
+        await pilot.press("w")
+        words = "2 images have no caption; w adds the word only to captions that are there."
+        await until(pilot, lambda: line_text(app) == words)
+
+
 async def test_several_lines_where_they_are_used(app: LoraSmithApp, until: Until, photos: Path) -> None:
     app.draft.set("dataset.enable_wildcard", True)
     (photos / "a.txt").write_text("one\n\ntwo")

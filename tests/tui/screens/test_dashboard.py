@@ -626,3 +626,26 @@ async def test_on_a_slow_line_it_looks_rarely_except_for_an_answer(
         trainer.answer()
         await until(pilot, lambda: "Sample now: done" in text(app))
         assert screen._pace == dashboard.SLOWER * dashboard.LIVE_SECONDS
+
+
+async def test_on_a_slow_line_the_chart_is_late_and_complete_at_the_end(
+    smith: Callable[..., LoraSmithApp], trainer: PlayedTrainer, until: Until, text: Text,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name in ("LIVE_SECONDS", "IDLE_SECONDS"):
+        monkeypatch.setattr(f"tui.screens.dashboard.{name}", 0.02)
+    trainer.train(3)
+    app = smith(low_bandwidth=True)
+    app.first_run = trainer.run_dir
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "3 of 100" in text(app))
+        chart = app.screen.query_one(LossChart)
+        await until(pilot, lambda: chart._drawn_step == 3)
+        trainer.train(3)
+        await until(pilot, lambda: "6 of 100" in text(app) and "drawn up to step 3" in text(app))
+        await pilot.press("2", "1")
+        await until(pilot, lambda: "drawn up to" not in text(app))
+        trainer.train(3)
+        await until(pilot, lambda: "drawn up to step 6" in text(app))
+        trainer.end()
+        await until(pilot, lambda: "finished" in text(app) and "drawn up to" not in text(app))

@@ -82,6 +82,8 @@ async def test_escape_before_and_during_the_download(
         await asked(pilot, until, text)
         await pilot.press("d")
         await until(pilot, lambda: "━" in text(app) and "─" in text(app) and "MiB of " in text(app))
+        shown = " ".join(text(app).replace("│", " ").split())
+        assert "Escape stops; what was" in shown and "downloaded is kept." in shown, "the sentence wraps"
         await pilot.press("escape")
         hub.hold.set()
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))

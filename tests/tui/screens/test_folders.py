@@ -188,12 +188,27 @@ async def test_what_is_found_is_reported(smith: Smith, until: Until, text: Shown
         assert strip.position == 5
 
 
+async def test_the_notes_show_that_they_have_the_focus(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: app.screen.query("#findings") and app.screen.query_one("#findings").display)
+        assert "┃" not in text(app)
+        app.screen.query_one("#findings").focus()
+        await until(pilot, lambda: "┃" in text(app))
+
+
 async def test_trigger_word_and_suggestion(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
         await until(pilot, lambda: "anna: a word that the model knows (1 token)" in text(app))
         await until(pilot, lambda: "Rarer: 4nn4, 3 tokens (ctrl+t)" in text(app))
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: "✓ 4nn4: not a word the model knows (3 tokens)" in text(app))
+        assert "The word was anna; Ctrl+Z brings it back." in text(app)
+        await pilot.press("ctrl+z")
+        await until(pilot, lambda: "anna: a word that the model knows (1 token)" in text(app))
         await pilot.press("ctrl+t")
         await until(pilot, lambda: "✓ 4nn4: not a word the model knows (3 tokens)" in text(app))
         await pilot.press("ctrl+n")

@@ -180,6 +180,7 @@ async def test_a_live_run_is_stopped_and_not_deleted(smith: Smith, live: RunDir,
         await point_at(pilot, until, "alive")
         await pilot.press("d", "r")
         assert isinstance(app.screen, HomeScreen)
+        assert "alive has not ended: stop it with x before you delete it." in text(app)
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, AskScreen))
         await pilot.press("escape")
@@ -370,6 +371,41 @@ async def test_a_run_gets_another_name_and_a_note(smith: Smith, home: Path, unti
         await pilot.press("escape", "a", "ctrl+u", "enter", "e", "ctrl+u", "enter")
         await until(pilot, lambda: "fox" in text(app).splitlines()[3] and "too soft" not in text(app))
         assert read_remarks(run_dir) == Remarks()
+
+
+async def test_a_name_of_another_run_is_refused(smith: Smith, home: Path, until: Until, text: Shown) -> None:
+    fox, hare = make("fox", "stopped"), make("hare", "stopped")
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await point_at(pilot, until, "fox")
+        await pilot.press("a", *"hare", "enter")
+        await until(pilot, lambda: "Another run has this name" in text(app))
+        await pilot.press("ctrl+u", *"Reynard", "enter")
+        await until(pilot, lambda: read_remarks(fox).title == "Reynard")
+        await pilot.press("home")
+        await point_at(pilot, until, "hare")
+        await pilot.press("a", *"Reynard", "enter")
+        await until(pilot, lambda: "Another run has this name" in text(app))
+        await pilot.press("ctrl+u", *"hare", "enter")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        assert read_remarks(hare).title == ""
+
+
+async def test_the_demo_starts_by_a_key_and_from_the_palette(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith(values={"saving.output_name": "mine"})
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "press D" in text(app))
+        titles = [command.title for command in app.get_system_commands(app.screen)]
+        assert titles.count("Start the demo") == 1
+        await pilot.press("D")
+        await until(pilot, lambda: "You have an unfinished setup: mine" in text(app))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: app.draft.step == "model" and "✓ Stable Diffusion 1.5" in text(app))
+        assert app.draft.preset == "demo"
+        assert "Start the demo" in [command.title for command in app.get_system_commands(app.screen)]
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
+        assert app.screen.entries.trigger == "smithy"  # type: ignore[attr-defined]
 
 
 OFFERED = {"n New run", "f From file"}

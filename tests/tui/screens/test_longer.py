@@ -15,6 +15,7 @@ from tests.state_files import write_state
 from tui.app import LoraSmithApp
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.longer import LongerScreen
+from tui.screens.results import ResultsScreen
 from tui.text.longer import RunLength
 from tui.widgets.text_input import TextInput
 
@@ -75,6 +76,28 @@ async def test_the_unit_is_that_of_the_settings_and_what_a_number_means_is_shown
         field.value = wanted
         await pilot.press("enter")
         await until(pilot, lambda: begun == [change])
+
+
+async def test_it_is_reached_from_the_results_and_has_help(
+    smith: Callable[..., LoraSmithApp], home: Path, until: Until, text: Text, begun: list[object]
+) -> None:
+    app = smith(step="hardware")
+    app.first_run = finished(home, max_train_steps=20)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen) and app.screen.config is not None)
+        await until(pilot, lambda: "finished" in text(app))
+        await pilot.press("v")
+        await until(pilot, lambda: isinstance(app.screen, ResultsScreen) and app.screen.record is not None)
+        assert "Train longer" in [command.title for command in app.get_system_commands(app.screen)]
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, LongerScreen) and "The run continues from" in text(app))
+        await pilot.press("f1")
+        await until(pilot, lambda: "those that it has made" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, LongerScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: begun == [{"training.max_train_steps": 30}])
+        assert isinstance(app.screen, DashboardScreen)
 
 
 async def test_enter_before_the_plan_is_ready_counts(

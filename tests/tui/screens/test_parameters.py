@@ -131,6 +131,39 @@ async def test_switches_and_choices_by_keys(opened: Smith) -> None:
         assert app.draft.values == READY
 
 
+async def test_ctrl_z_undoes_edits_and_resets(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened(preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "140 steps" in text(app))
+        first = app.draft.get("network.network_dim")
+        await stand_on(pilot, "network.network_dim")
+        await pilot.press("enter", "4", "enter", "delete", "enter", "0", "enter")
+        assert app.draft.get("network.network_dim") == first and "• " not in text(app)
+        await stand_on(pilot, "training.max_train_epochs")
+        await pilot.press("escape", "ctrl+z")
+        await until(pilot, lambda: f"Rank is {first} again." in text(app))
+        assert rows(app).key == "network.network_dim" and "is not valid" not in text(app)
+        await pilot.press("ctrl+z")
+        await until(pilot, lambda: "Rank is 4 again." in text(app))
+        await pilot.press("ctrl+z", "ctrl+z")
+        await until(pilot, lambda: "Nothing to undo." in text(app))
+        assert app.draft.get("network.network_dim") == first and not app.screen.form.changed()  # type: ignore[attr-defined]
+
+
+async def test_the_highlighted_row_stays_in_sight_in_a_smaller_terminal(opened: Smith, until: Until) -> None:
+    app = opened(preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.query(FieldList))
+        await stand_on(pilot, "network.network_dim")
+        await pilot.press("escape")
+        for size in ((60, 16), (120, 40), (60, 16)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+            fields_shown = rows(app)
+            line = fields_shown.line_of(fields_shown.key) - round(fields_shown.scroll_y)
+            assert 0 <= line < fields_shown.scrollable_content_region.height
+
+
 async def test_a_list_is_edited_line_by_line(opened: Smith, until: Until, text: Shown) -> None:
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:

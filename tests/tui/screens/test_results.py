@@ -413,8 +413,8 @@ async def test_a_verdict_that_does_not_fit_scrolls(showing: Open, home: Path, un
 
 @pytest.mark.parametrize(
     ("size", "title", "figures"),
-    [((60, 16), "Files (Epoch, Step, Response: below)", "Epoch 1 · Step 20 · Response –"),
-     ((80, 24), "Files (Epoch: below)", "Epoch 1"), ((100, 24), "Files", "")],
+    [((60, 16), "Files · Epoch, Step, Response are shown below", "Epoch 1 · Step 20 · Response –"),
+     ((80, 24), "Files · Epoch is shown below", "Epoch 1"), ((100, 24), "Files", "")],
 )  # fmt: skip
 async def test_figures_without_room_in_the_table_are_below_it(
     showing: Open, run_dir: RunDir, until: Until, text: Text, size: tuple[int, int], title: str, figures: str

@@ -10,7 +10,7 @@ from textual.app import App, ComposeResult
 from engine.runs.curve import Curve
 from engine.runs.scales import loss_scale, nice, step_scale, tick_text, value_scale
 from tui.display.symbols import BLOCKS
-from tui.widgets.chart import Canvas, LossChart, Row, chart_rows, labelled_ticks
+from tui.widgets.chart import SLOW_SECONDS, Canvas, LossChart, Row, chart_rows, labelled_ticks, with_remark
 
 
 def curve(*values: float) -> Curve:
@@ -128,3 +128,43 @@ async def test_new_numbers_show_at_once_and_the_curve_soon() -> None:
         await pilot.resize_terminal(70, 12)
         await pilot.pause()
         assert [chart.render_line(y).text.strip() for y in range(1, 11)] != [line.strip() for line in before[1:11]]
+
+
+async def test_on_a_slow_line_a_late_curve_has_a_remark_and_an_event_redraws_it() -> None:
+    async with Shown().run_test(size=(60, 12)) as pilot:
+        chart = pilot.app.query_one(LossChart)
+        chart._pace = SLOW_SECONDS
+        raw, marks = curve(0.5, 0.4), dict[int, float]()
+
+        def lines(state: str) -> list[str]:
+            chart.show(raw, raw, marks, 10, state)
+            return [chart.render_line(y).text.rstrip() for y in range(12)]
+
+        before = lines("running")
+        assert "drawn" not in "".join(before)
+        for step in (5, 9):
+            raw.add(step, 0.3)
+            late = lines("running")
+            assert late[1].endswith("drawn up to step 2") and late[2:] == before[2:]
+        ended = lines("finished")
+        assert "drawn" not in "".join(ended) and ended[2:] != before[2:]
+        raw.add(10, 0.3)
+        assert lines("finished")[1].endswith("drawn up to step 9")
+        marks[10] = 0.35
+        assert "drawn" not in "".join(lines("finished")) and "●" in "".join(lines("finished")[1:])
+        raw.add(11, 0.3)
+        assert "drawn" in lines("finished")[1]
+        chart.display = False
+        await pilot.pause()
+        chart.display = True
+        await pilot.pause()
+        assert "drawn" not in chart.render_line(1).text
+
+
+def test_a_remark_leaves_a_narrow_row_alone() -> None:
+    assert with_remark([("abc", "axis"), ("defghi", "raw")], "xyz") == [
+        ("abc", "axis"),
+        ("def", "raw"),
+        ("xyz", "axis"),
+    ]
+    assert with_remark([("abcd", "axis")], "xyz") == [("abcd", "axis")]
