@@ -27,6 +27,7 @@ from tui.setup.review_report import (
     PlannedMemory,
     Report,
     could_set_aside,
+    from_file,
     gather,
     missing,
     plan_vram,
@@ -209,7 +210,7 @@ without model, images and name.
             yield from _lines(f"✗ {self.obstacle[0]}", "bold")
         if self.notice:
             yield from _lines(f"! {self.notice}", "bold")
-        parts = sections(self.report, self.draft, self.vram) if self.report is not None else []
+        parts = sections(self.report, self.draft, self.vram) if self.report is not None else from_file(self.draft)
         for warning in warnings(self.report) if self.report is not None else ():
             yield from _lines(f"! {warning}", "bold")
         for title, lines in parts:
