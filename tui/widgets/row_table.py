@@ -35,6 +35,8 @@ class RowTable(DataTable[Text], Filterable):
 
     ORDER_OF: ClassVar[Mapping[str, int]] = {}
     """Column to the place of its order: a click on the heading sorts by it, a second one as before."""
+    row_height: int | None = 1
+    """Lines of a row; None for as many as its cells take."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("home", "scroll_top", _("First row"), show=False),
         Binding("end", "scroll_bottom", _("Last row"), show=False),
@@ -97,7 +99,7 @@ class RowTable(DataTable[Text], Filterable):
         chosen = self.chosen_key
         self.clear()
         for key, cells in rows.items():
-            self.add_row(*cells, key=key)
+            self.add_row(*cells, key=key, height=self.row_height)
         if chosen in rows:
             self.move_cursor(row=list(rows).index(chosen))
 
