@@ -46,6 +46,8 @@ class Form:
         """Key to an invalid text that was typed."""
         self.wrong: dict[str, str] = {}
         """Key to the sentence about what is wrong."""
+        self.fault: dict[str, str] = {}
+        """The field and sentence of what only Review can find, until the next edit: it may be right then."""
         self.dropped: list[str] = []
         """Changes during training that the last edit of their setting has left out."""
         self._before: tuple[dict[str, Any], dict[str, str]] | None = None
@@ -66,17 +68,22 @@ class Form:
                 rows.append(Row("table", table.title))
             for facts in members:
                 rows.append(Row("field", "", facts.key))
-                if facts.key in self.wrong:
-                    rows.append(Row("error", self.wrong[facts.key], facts.key))
+                if sentence := self.sentence(facts.key):
+                    rows.append(Row("error", sentence, facts.key))
         return rows
+
+    def sentence(self, key: str) -> str:
+        """What is wrong with a field; empty where nothing is."""
+        return self.wrong.get(key) or self.fault.get(key, "")
 
     def shows(self, facts: FieldFacts) -> bool:
         """A search looks through everything; without one, advanced fields are hidden unless they were changed."""
         if self.search.strip():
             return facts.fits(self.search)
-        if self.is_of_another_family(facts.key) and not self.is_changed(facts.key) and facts.key not in self.wrong:
+        stands_out = self.is_changed(facts.key) or bool(self.sentence(facts.key))
+        if self.is_of_another_family(facts.key) and not stands_out:
             return False
-        if self.advanced or not facts.advanced or self.is_changed(facts.key) or facts.key in self.wrong:
+        if self.advanced or not facts.advanced or stands_out:
             return True
         return facts.key == CHANGES and bool(self.draft.get(CHANGES))
 
@@ -130,9 +137,14 @@ class Form:
         """
         before = dict(self.draft.values), dict(self.rejected)
         self.draft.adopt(text)
+        self._edited()
         self._before = before
         self.rejected.clear()
         self.judge()
+
+    def _edited(self) -> None:
+        self._before = None
+        self.fault.clear()
 
     def take_back(self) -> bool:
         """Undo `adopt`; False if there is none to undo, or another edit followed."""
@@ -144,7 +156,7 @@ class Form:
 
     def enter(self, key: str, text: str) -> None:
         """Set a field to a typed text."""
-        self._before = None
+        self._edited()
         try:
             self._set(key, parse(fields()[key], text))
         except UsageError:
@@ -153,7 +165,7 @@ class Form:
 
     def _set(self, key: str, value: Any) -> None:
         """Set a field; changes of it during the training end."""
-        self._before = None
+        self._edited()
         before = self.draft.get(CHANGES)
         self.draft.set(key, value)
         self.rejected.pop(key, None)
@@ -189,7 +201,7 @@ class Form:
 
     def reset(self, key: str) -> None:
         """Back to the preset's value."""
-        self._before = None
+        self._edited()
         self.rejected.pop(key, None)
         self.draft.values.pop(key, None)
         self.dropped = []

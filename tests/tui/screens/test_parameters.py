@@ -346,3 +346,16 @@ async def test_the_review_lists_what_changes_during_the_training(
     part = report.partition("\nChanges during the training\n")[2].partition("\n\n")[0].split("\n")
     assert [line.rpartition(" from ")[2] for line in part] == ["step 21", "step 41"] and "5e-5" in part[0]
     assert "Changes in the run:" not in report, "they are not listed a second time as a setting"
+
+
+async def test_a_row_out_of_view_is_not_changed(opened: Smith, until: Until) -> None:
+    """After scrolling with the mouse, a key shows the row; the next one changes it."""
+    app = opened(preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.query(FieldList) and rows(app).key)
+        await pilot.press("f3", "home")
+        rows(app).scroll_end(animate=False, immediate=True)
+        key, line = rows(app).key, rows(app).line_of(rows(app).key)
+        await pilot.press("enter")
+        await until(pilot, lambda: rows(app).scroll_y <= line)
+        assert not app.screen.query_one(FieldEdit).has_focus and rows(app).key == key
