@@ -133,13 +133,18 @@ marked *rough* when it is only computed from the GPU's speed.
             self.set_message(": ".join((_(fields()[key].title), printable(fault[key]))), kind="error")
         elif notice:
             self.set_message(printable(notice), kind="warning")
-        elif not self.show_origin() and (count := len(self.draft.get(CHANGES))):
+        elif not self.show_origin() and (count := self._repeated()):
             words = ngettext(
                 "{0} change made during that run will be repeated at the same step.",
                 "{0} changes made during that run will be repeated at the same steps.",
                 count,
             )
             self.set_message(words.format(count))
+
+    def _repeated(self) -> int:
+        """Changes of the run whose settings these are; not those that were typed here."""
+        kept = self.draft.get(CHANGES)
+        return sum(text in kept for text in self.draft.base().training.changes)
 
     @property
     def rows(self) -> FieldList:

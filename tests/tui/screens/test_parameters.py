@@ -335,6 +335,13 @@ async def test_a_copy_shows_what_changed_during_the_training(copied: LoraSmithAp
     assert copied.draft.config().training.changes == []
 
 
+async def test_a_change_that_was_typed_is_no_change_of_another_run(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened({"training.changes": ["20: training.unet_lr=5e-05"]}, preset="demo")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "140 steps" in text(app))
+        assert "during that run" not in text(app)
+
+
 async def test_the_review_lists_what_changes_during_the_training(
     copied: LoraSmithApp, until: Until, text: Shown
 ) -> None:
