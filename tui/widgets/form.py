@@ -10,7 +10,7 @@ from engine.config.changes import later_values
 from engine.config.form import FieldFacts, fields, form, input_text, parse, unit, value_text
 from engine.errors import UsageError
 from engine.text import printable
-from tui.setup.draft import STEP_OF, Draft
+from tui.setup.draft import EPOCHS, STEP_OF, STEPS, Draft
 from tui.setup.family_presets import foreign_to
 from tui.texts import _
 
@@ -112,9 +112,15 @@ class Form:
         if key == "dataset.class_tokens" and not value and (name := self.draft.get("saving.output_name")):
             return _("{0} (the name)").format(printable(name))
         text = printable(f"{value_text(facts, value)} {unit(facts, value)}".rstrip())
-        if key == SHARED_RATE and all(self.draft.get(rate) is not None for rate in OWN_RATES):
+        if self._is_not_used(key):
             return _("{0} (not used)").format(text)
         return text
+
+    def _is_not_used(self, key: str) -> bool:
+        """Whether other settings decide instead of this one."""
+        if key == STEPS:
+            return self.draft.get(EPOCHS) is not None
+        return key == SHARED_RATE and all(self.draft.get(rate) is not None for rate in OWN_RATES)
 
     def later(self, key: str) -> str:
         """The first later value of a setting that changes during the training; empty where it does not."""
