@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TRIGGER_WORD, NAME = _("the trigger word"), _("the name")
 """What `Entries.trial` has instead of them."""
 _SHARE = re.compile(r"(\d+(?:[.,]\d+)?)\s*%")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _MADE = "folders.made"
 """In the draft's extras: what `make` has made, from which entries."""
 _STORED = {"validation": "held_out"}
@@ -141,6 +142,10 @@ class Entries:
             yield _("Regularization images need a class word and a folder.")
         if (share := _share(self.validation)) is not None and not 0 <= share < 1:
             yield _("The share of validation images is 0 % or more, and below 100 %.")
+        if _NUMBER.fullmatch(number := self.validation.strip()) and not expanded(number).is_dir():
+            yield _("There is no folder {0} of validation images. For a share of the images write {0} %.").format(
+                number
+            )
         if self.name and self.source:
             try:
                 self.project().require_possible()
