@@ -30,6 +30,7 @@ from tui.setup.draft import Draft
 from tui.setup.folder_entries import Entries
 from tui.setup.preset_file import kept_notes
 from tui.widgets.hanging import Hanging
+from tui.widgets.path_input import PathInput
 
 FAKE = Path(__file__).resolve().parents[2] / "engine" / "runs" / "fake_trainer.py"
 NARROW = (80, 24)
@@ -344,6 +345,7 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
         'network_dim = 24\nunet_lr = 2e-4\nxformers = true\noutput_name = "cat"\n'
         'output_dir = "there"\ntrain_data_dir = "img"\n'
     )
+    (home / "train-preset.toml").write_text("unet_lr = 2e-4\n")
     (home / "bad.toml").write_text('network_dim = "many"\nunet_lr = 2e-4\n')
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
@@ -352,7 +354,15 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
         await until(pilot, lambda: "Start from a file" in text(app))
         await pilot.press(*"bad.toml", "enter")
         await until(pilot, lambda: "network_dim" in text(app))
-        await pilot.press("ctrl+u", *"train.toml", "enter")
+        assert "✗" in text(app)
+        await pilot.press("ctrl+u", "t", "tab")
+        await until(
+            pilot, lambda: app.screen.query_one(PathInput).value == "train" and "train-preset.toml" in text(app)
+        )
+        assert "✗" not in text(app), "the error is about what was typed before"
+        await pilot.press("tab", "tab", "enter")
+        await until(pilot, lambda: app.screen.query_one(PathInput).value == "train.toml")
+        await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))
         assert app.draft.get("network.network_dim") == 24 and app.draft.get("saving.output_name") == "cat"
         assert "of the file are not used as they are: Review explains each." in app.draft.notice
