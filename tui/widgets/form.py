@@ -111,10 +111,9 @@ class Form:
         facts, value = fields()[key], self.draft.get(key)
         if key == "dataset.class_tokens" and not value and (name := self.draft.get("saving.output_name")):
             return _("{0} (the name)").format(printable(name))
-        text = printable(f"{value_text(facts, value)} {unit(facts, value)}".rstrip())
         if self._is_not_used(key):
-            return _("{0} (not used)").format(text)
-        return text
+            return _("{0} (not used)").format(printable(value_text(facts, value)))
+        return printable(f"{value_text(facts, value)} {unit(facts, value)}".rstrip())
 
     def _is_not_used(self, key: str) -> bool:
         """Whether other settings decide instead of this one."""

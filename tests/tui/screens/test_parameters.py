@@ -53,7 +53,7 @@ async def test_the_forecast_follows_each_edit(opened: Smith, until: Until, text:
         await pilot.press("enter", "3", "enter")
         await until(pilot, lambda: "48 steps = 3 epochs" in text(app))
         assert "• Epochs" in text(app) and "3 epochs" in text(app) and "1 changed" in text(app)
-        assert rows(app).form.text("training.max_train_steps") == "140 steps (not used)"
+        assert rows(app).form.text("training.max_train_steps") == "140 (not used)"
         assert app.draft.get("training.max_train_epochs") == 3
         await pilot.press("delete")
         await until(pilot, lambda: "140 steps = 9 epochs" in text(app))
