@@ -94,8 +94,8 @@ class NewRuns(RunActions):
         begin_with_notes(draft, notes)
         if notes:
             words = ngettext(
-                "{0} key of the file is not used as it is: Review explains it.",
-                "{0} keys of the file are not used as they are: Review explains each.",
+                "Review explains {0} key of the file.",
+                "Review explains {0} keys of the file.",
                 len(notes),
             )
             draft.note(words.format(len(notes)))

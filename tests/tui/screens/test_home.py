@@ -365,7 +365,7 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))
         assert app.draft.get("network.network_dim") == 24 and app.draft.get("saving.output_name") == "cat"
-        assert "of the file are not used as they are: Review explains each." in app.draft.notice
+        assert "Review explains 2 keys of the file." in app.draft.notice
         app.draft.save()
         (xformers, place) = kept_notes(Draft.load())
         assert xformers.startswith("xformers") and f"whose results are in {home}/there/cat/results_current" in place
