@@ -124,13 +124,15 @@ marked *rough* when it is only computed from the GPU's speed.
         """Highlight the first wrong field, else the last one; show what was changed in the preset."""
         wrong = [key for key in self.form.wrong if key not in STEP_OF]
         fault = self.form.fault = take_fault(self.draft)
+        self.rows.reload()
         key = next(iter([*fault, *wrong]), self.draft.extras.get("parameters.cursor"))
         self.rows.reload(key if key in self.rows.keys else FIRST_FIELD)
         self._show_counts()
         self._compute()
         notice = self.draft.take_notice()
         if fault:
-            self.set_message(": ".join((_(fields()[key].title), printable(fault[key]))), kind="error")
+            facts = fields()[key]
+            self.set_message(f"{_(facts.title)}: {printable(fault[key])}", kind="error")
         elif notice:
             self.set_message(printable(notice), kind="warning")
         elif not self.show_origin() and (count := self._repeated()):

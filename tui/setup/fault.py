@@ -24,7 +24,8 @@ def fault_of(error: LoraSmithError) -> dict[str, str]:
     for text in (error.message, error.hint):
         for key in KEY.findall(text):
             sentences.setdefault(key, error.message)
-    return next(({key: text} for key, text in sentences.items() if key in fields() and key not in STEP_OF), {})
+    faults = ((key, text) for key, text in sentences.items() if key in fields() and key not in STEP_OF)
+    return next(({key: text.removeprefix(f"{key}: ")} for key, text in faults), {})
 
 
 def record_fault(draft: Draft, fault: dict[str, str]) -> None:
