@@ -120,9 +120,11 @@ def two_digits(number: float) -> str:
 
 
 def size_text(size: float | None) -> str:
-    """Bytes as "3.5 MiB" or "11.6 GiB"; "unknown" for None."""
+    """Bytes as "3.5 KiB", "3.5 MiB" or "11.6 GiB"; "unknown" for None."""
     if size is None:
         return "unknown"
+    if 0 < size < 2**20 / 20:  # less would be 0.0 MiB
+        return f"{size / 2**10:.1f} KiB"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 

@@ -78,13 +78,13 @@ class LeavingApp(KeysInOrder):
             return
         self._store()
         self._keep_draft()
-        if self.watched is not None and true_state(self.watched).live:
-            self.push_screen(LeaveScreen(self.watched.name), self._left)
+        if self.watched is not None and (state := true_state(self.watched)).live:
+            self.push_screen(LeaveScreen(self.watched.name, paused=state.state == "paused"), self._left)
         else:
             self.exit()
 
     def _left(self, answer: str | None) -> None:
-        from engine.runs import request
+        from engine.runs import request, true_state
 
         if answer not in ("detach", "stop") or self.watched is None:
             return
@@ -94,11 +94,13 @@ class LeavingApp(KeysInOrder):
             except ValueError as error:
                 self.show_error(error)
                 return
-        words = {
-            "detach": _("The training continues. Come back with:"),
-            "stop": _("The training finishes its step, saves and ends. See it with:"),
-        }
-        self.farewell = (words[answer], f"  {attach_line(self.watched.path)}")
+        if answer == "stop":
+            words = _("The training finishes its step, saves and ends. See it with:")
+        elif true_state(self.watched).state == "paused":
+            words = _("The training stays paused. To continue it, come back and press p:")
+        else:
+            words = _("The training continues. Come back with:")
+        self.farewell = (words, f"  {attach_line(self.watched.path)}")
         self.exit()
 
     def detach(self) -> None:

@@ -25,6 +25,7 @@ WEIGHT_KEYS = (*RATE_KEYS, *LENGTH_KEYS, *CAPTION_KEYS)
 """Settings that affect the weights from their step on."""
 LIVE_KEYS = (*WEIGHT_KEYS, *OUTPUT_KEYS)
 """The settings that can change while a run trains."""
+CHANGE_FORM = 'changes of the form "200: training.unet_lr=5e-5"'
 MOST = 200
 """Limit of the changes in one run."""
 _UNSETS = {
@@ -72,7 +73,7 @@ def read_change(text: str) -> Change:
     """
     match = _FORM.fullmatch(text.strip())
     if match is None:
-        raise ValueError('changes of the form "200: training.unet_lr=5e-5"')
+        raise ValueError(CHANGE_FORM)
     key = present_key(match[2])
     if key not in LIVE_KEYS:
         raise ValueError(f"changes of {', '.join(LIVE_KEYS)}; {match[2]} cannot change during a run")

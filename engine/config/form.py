@@ -272,10 +272,10 @@ def _problems(facts: FieldFacts, value: Any) -> list[str]:
 def _read(facts: FieldFacts, text: str) -> Any:
     stripped = text.strip()
     if facts.kind == "list":
-        lines = [line for line in text.split("\n") if line.strip()]
+        lines = _entries(facts, text)
         is_file = facts.may_be_file and len(lines) == 1 and stripped.lower().endswith(PROMPT_FILES)
         return stripped if is_file else lines
-    if facts.optional and (not stripped or (facts.kind != "text" and stripped.lower() in (UNSET, "none"))):
+    if facts.optional and (stripped.lower() in ("", UNSET) or (facts.kind != "text" and stripped.lower() == "none")):
         return None
     if facts.kind == "text":
         return text
@@ -291,6 +291,17 @@ def _read(facts: FieldFacts, text: str) -> Any:
     if not stripped:
         raise UsageError("A number is needed here.", code="value-not-possible")
     return parse_value(stripped)
+
+
+def _entries(facts: FieldFacts, text: str) -> list[str]:
+    """The entries of a list, one on each line, or as TOML writes it, as on the command line: ["a", "b"]."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    stripped = text.strip()
+    listed = parse_value(stripped) if stripped.startswith("[") else None
+    if listed is None and not facts.may_be_file:  # a prompt in quotes is a prompt in quotes
+        listed = parse_value(f"[{', '.join(line.strip().rstrip(',') for line in lines)}]")
+    is_list = isinstance(listed, list) and all(isinstance(entry, str) for entry in listed)
+    return listed if is_list else lines
 
 
 def _size(text: str) -> int | list[int]:

@@ -8,8 +8,8 @@ from typing import Any
 
 
 def parse_value(written: str) -> Any:
-    """Parse a value as TOML, else as text. "none" leaves a key unset."""
-    if written.strip().lower() == "none":
+    """Parse a value as TOML, else as text. "unset", or "none", leaves a key unset."""
+    if written.strip().lower() in ("none", "unset"):
         return None
     try:
         return tomllib.loads(f"value = {written}")["value"]
@@ -20,7 +20,7 @@ def parse_value(written: str) -> Any:
 def written(value: Any) -> str:
     """A value as text for `--set`: TOML, or bare text where that means the same."""
     if value is None:
-        return "none"
+        return "unset"
     if isinstance(value, str) and parse_value(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON allows and TOML does not

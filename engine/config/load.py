@@ -246,4 +246,12 @@ def _read_override(text: str, read: _Settings, flag: str = FLAG) -> None:
     elif key not in keys()[table] and dotted not in MOVED:
         read.problems.append(unknown_key(where, table, key))
     else:
-        read.put(dotted, parse_value(written), where)
+        read.put(dotted, _value_of(dotted, written), where)
+
+
+def _value_of(dotted: str, written: str) -> Any:
+    """The value that is written after a key; "none" is a choice of some settings."""
+    from engine.config.form import fields
+
+    facts = fields().get(present_key(dotted))
+    return written.strip() if facts and written.strip() in facts.choices else parse_value(written)

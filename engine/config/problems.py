@@ -17,6 +17,9 @@ from engine.config.moved import MOVED, present_key
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
 
+_ZERO = re.compile(r"(?:^|[.;] )(0 [a-z][^.;]*)")
+"""What 0 does, in the help of a setting."""
+
 
 def keys() -> dict[str, list[str]]:
     """All keys by table, in the order of the schema."""
@@ -94,7 +97,9 @@ def value_problems(
             continue
         seen.add((table, key))
         dotted = ".".join(part for part in (table, key) if part)
-        message = sentence(detail)
+        message = (
+            sentence(detail) if detail["input"] is not None or not key else _not_unset(table, key, sentence(detail))
+        )
         about = [key] if key else re.findall(r"\w+", message)  # a check of the table names the contradicting keys
         places = [place for name in about if name in keys().get(table, ()) and (place := where(table, name))]
         yield Problem(" and ".join(dict.fromkeys(places)) or fallback, dotted, message)
@@ -114,6 +119,18 @@ def sentence(detail: ErrorDetails) -> str:
     if isinstance(value, dict) or (detail["type"] == "value_error" and not isinstance(value, str | int | float | list)):
         return f"{message}."
     return f"{value!r} is not valid: enter {message}."
+
+
+def _not_unset(table: str, key: str, message: str) -> str:
+    """The sentence about a setting without a value that needs one; with what 0 means, where its help explains that."""
+    model = RunConfig.model_fields[table].annotation
+    field = model.model_fields.get(key) if model is not None else None
+    if field is None:
+        return message
+    zero = _ZERO.search(field.description or "")
+    empty = " [] is none at all." if isinstance(field.get_default(call_default_factory=True), list) else ""
+    enter = message.removeprefix("None is not valid: ")
+    return f"cannot be unset: {enter}{empty}{f' {zero[1]}.' if zero else ''}"
 
 
 def limit_problem(

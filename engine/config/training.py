@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.config.change import require_changes
+from engine.config.change import CHANGE_FORM, require_changes
 from engine.config.fields import Table, setting
 from engine.config.values import HuberSchedule, LossType, Processes, Schedule, Share
 
@@ -281,8 +281,8 @@ class TrainingTable(Table):
     changes: list[str] = setting(
         [],
         "Changes in the run",
-        'Settings that change during the run: ["200: training.unet_lr=5e-5"] applies from step 201 on. A run '
-        "adds changes that are made while it trains, and a repeat does the same.",
+        "Settings that change during the run: 200: training.unet_lr=5e-5 applies from step 201 on. A run adds changes "
+        "that are made while it trains, and a repeat does the same.",
         advanced=True,
     )
 
@@ -307,6 +307,13 @@ class TrainingTable(Table):
         is_number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_PROCESSES
         if not is_number and value != "auto":
             raise ValueError(f"a whole number from 1 to {MOST_PROCESSES}, or auto")
+        return value
+
+    @field_validator("changes", mode="before")
+    @classmethod
+    def _refuse_tables(cls, value: object) -> object:
+        if isinstance(value, list) and not all(isinstance(text, str) for text in value):
+            raise ValueError(f"a list of {CHANGE_FORM}")
         return value
 
     @field_validator("changes")

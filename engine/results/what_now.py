@@ -59,6 +59,8 @@ class Use:
     folder: str
     """Relative to the program's own; empty if the file is used where it is."""
     lines: tuple[str, ...]
+    is_loaded: bool = True
+    """Whether the program reads the file's kind at all; else `lines` only have the reason."""
 
 
 def lora_of(run: ResolvedRun, path: Path, family: str) -> Lora:
@@ -84,7 +86,7 @@ def lora_of(run: ResolvedRun, path: Path, family: str) -> Lora:
 
 def uses(lora: Lora) -> list[Use]:
     """How to use the file in each program."""
-    return [_comfyui(lora), _a1111(lora), Use("diffusers", "", tuple(snippet(lora).splitlines()))]
+    return [_comfyui(lora), _a1111(lora), _diffusers(lora)]
 
 
 def _unread(lora: Lora, *programs: str) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ def _is_loaded(lora: Lora, *programs: str) -> bool:
 
 def _comfyui(lora: Lora) -> Use:
     if not _is_loaded(lora, COMFY):
-        return Use("ComfyUI", "models/loras", _unread(lora, COMFY))
+        return Use("ComfyUI", "models/loras", _unread(lora, COMFY), is_loaded=False)
     name, strength = printable(lora.path.name), f"{lora.strength:g}"
     clip = f"strength_clip {strength}"
     if not lora.text_encoder:
@@ -138,12 +140,18 @@ def _comfyui(lora: Lora) -> Use:
 def _a1111(lora: Lora) -> Use:
     lines = list(_unread(lora, A1111, FORGE))
     if not _is_loaded(lora, A1111, FORGE):
-        return Use("A1111 / Forge", "models/Lora", tuple(lines))
+        return Use("A1111 / Forge", "models/Lora", tuple(lines), is_loaded=False)
     stems = [path.name.removesuffix(".safetensors") for path, _ in _all(lora)]
     lines.append(f"Prompt: {a1111_prompt(lora)}")
     if _NOT_IN_A_TAG & set("".join(stems)):
         lines.append("The name has a character that the tag cannot hold (: < >): rename the file first.")
     return Use("A1111 / Forge", "models/Lora", tuple(lines))
+
+
+def _diffusers(lora: Lora) -> Use:
+    if not _is_loaded(lora, DIFFUSERS):
+        return Use("diffusers", "", _unread(lora, DIFFUSERS), is_loaded=False)
+    return Use("diffusers", "", tuple(snippet(lora).splitlines()))
 
 
 def a1111_prompt(lora: Lora) -> str:

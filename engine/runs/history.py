@@ -118,6 +118,8 @@ class RunHistory:
         self.ending: str | None = None
         """finished, stopped or failed, once the process has ended regularly."""
         self.start_count = 0
+        self.pid: int | None = None
+        """The process of the newest start."""
         self.worked = WorkingTime()
         self._phases: list[str] = []
         self._pace = Pace()
@@ -190,8 +192,16 @@ class RunHistory:
     def _start(self, event: RunStartedEvent) -> None:
         self.name = event.name or self.name
         self.start_count += 1
+        self.pid = event.pid
         self._phases.clear()
         self.progress = self.warning = self.oom = self.error = self.ending = self.eta_seconds = None
+
+    def hand_over(self, pid: int | None) -> None:
+        """The process that has the run now. Until it reports its start, nothing is known about what it does; a former
+        process that was killed reported no end of what it did."""
+        if pid and self.pid and pid != self.pid:
+            self._phases.clear()
+            self.progress = self.eta_seconds = None
 
     def _enter(self, event: PhaseEvent) -> None:
         self.progress = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.text import attach_line, listing, plural, printable, resume_line, shell_line, shell_word
+from engine.text import attach_line, listing, plural, printable, resume_line, shell_line, shell_word, size_text
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,11 @@ def test_a_path_is_no_option_and_plain_words_stay_plain() -> None:
     assert shell_line(("lorasmith", "attach", Path("/runs/robot"))) == attach_line(Path("/runs/robot"))
     assert attach_line(Path("/runs/robot")) == "lorasmith attach /runs/robot"
     assert resume_line(Path("/my runs/robot")) == "lorasmith resume '/my runs/robot'"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(None, "unknown"), (0, "0.0 MiB"), (300, "0.3 KiB"), (2**15, "32.0 KiB"), (2**20, "1.0 MiB"), (2**31, "2.0 GiB")],
+)
+def test_sizes_in_the_unit_that_shows_them(size: int | None, expected: str) -> None:
+    assert size_text(size) == expected

@@ -104,6 +104,7 @@ def halving(asked: list[Request], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_remedies_that_are_enough_for_a_card(halving: None, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "sd15-realistic", "--vram", "5", "--set", "training.seed=3"]) == 0
     out = capfd.readouterr().out.splitlines()
+    assert "5 GiB: does not fit, 7.7 GiB are missing." in out
     start = out.index("These remedies make it fit 5 GiB, the cheapest first:")
     end = out.index("Then training is the largest phase, with 3.5 GiB.")
     assert [line for line in out[start + 1 : end] if line.endswith("Its cost:")] == [
@@ -119,7 +120,8 @@ def test_the_remedies_that_are_enough_for_a_card(halving: None, capfd: pytest.Ca
     assert [remedy["name"] for remedy in made["taken"]] == ["smaller_batch", "gradient_checkpointing", "eight_bit_base"]
     assert (made["peak_gib"], made["fits"]) == (2.0, False)
     assert run(["plan", "sd15-realistic", "--vram", "24"]) == 0
-    assert "remedies" not in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "remedies" not in out and "24 GiB: fits, with 10.8 GiB to spare." in out
     assert run(["plan", "--vram", "8"]) == 2
     assert "lorasmith plan PRESET --vram GIB" in capfd.readouterr().err
 

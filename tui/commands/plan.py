@@ -81,6 +81,8 @@ def command(
         return ExitCode.DONE
     lines = vram_text.table([(chosen or "settings", plan)])
     lines += (line for text in vram_text.lines(plan, gpu) for line in output.wrapped(text, output.width_of_result()))
+    if vram is not None and plan.needs:
+        lines.append(vram_text.fit_line(plan, vram))
     if remedies is not None:
         card = f"{vram:g} GiB" if vram is not None else "what is free now"
         lines += vram_text.remedy_lines(remedies, card, _typed(chosen, overrides, typed))

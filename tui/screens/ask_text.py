@@ -58,6 +58,11 @@ class AskTextScreen(ModalScreen[str | None]):
             keys = _("Enter accepts, Escape cancels.")
             yield Static(f"{_('Tab completes.')} {keys}" if self.path else keys, classes="hint")
 
+    @on(Input.Changed)
+    def _edited(self) -> None:
+        """Remove the error about what was typed before."""
+        self.query_one("#wrong", Static).update("")
+
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         answer = event.value.strip()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
@@ -36,13 +37,22 @@ PANE_TOOLTIPS = {
     "curves": _("Show the validation losses in one chart."),
     "samples": _("Show samples of the same prompts."),
 }
-LABEL_CELLS = 20
-"""Of the first column; the runs share the rest. A setting that is cut is shown in full below when its row is chosen."""
-LEAST_CELLS = 10
 
 
 class SettingTable(RowTable):
     """Measures and settings, a column for each run."""
+
+    class Resized(Message):
+        """It has another width."""
+
+    def on_resize(self) -> None:
+        """Have the columns fitted."""
+        self.post_message(self.Resized())
+
+    @property
+    def room(self) -> int:
+        """Cells for the columns, beside a scrollbar."""
+        return self.size.width - self.styles.scrollbar_size_vertical
 
     @property
     def copied_text(self) -> str:
@@ -83,6 +93,8 @@ shown; the number then moves the focus to a part. The line below explains the ch
         self.run_dirs = tuple(run_dirs)
         self.comparison: Comparison | None = None
         self.pane = "differences"
+        self._fitted: tuple[int, bool] | None = None
+        """The width that the columns have now, and whether it is that of the whole screen."""
         self._about: dict[str, str] = {}
         """Row of the table to the sentence about it."""
 
@@ -117,25 +129,32 @@ shown; the number then moves the focus to a part. The line below explains the ch
         comparison = self.comparison = event.comparison
         labels = [Content.styled(label, "bold") for label in comparison.labels]
         self.query_one("#heading", Lines).set_text(Content(" · ").join(labels))
-        self._fill(comparison)
+        self._fitted = None
+        self._fit()
         losses = [run.history.validation_losses for run in comparison.runs]
         self.query_one(OverlayChart).show(list(zip(comparison.labels, losses, strict=True)))
         self.query_one(RunSamples).show(comparison)
         self.refresh_status()
 
-    def _fill(self, comparison: Comparison) -> None:
-        """Rewrite the table, as wide as its pane."""
-        from tui.text.compare import measure_texts, overview_rows, setting_rows
-
+    @on(SettingTable.Resized)
+    def _fit(self) -> None:
+        """Rewrite the table where it has another width; until it is laid out, it has none."""
         table = self.query_one(SettingTable)
-        runs = len(comparison.runs)
-        room = (table.size.width - LABEL_CELLS - 2) // runs - 2  # a cell has a space on each side
-        widths = [LABEL_CELLS, *[max(LEAST_CELLS, room)] * runs]
-        titles = [_cell(label, width).plain for label, width in zip(("", *comparison.labels), widths, strict=True)]
-        columns = zip(titles, widths, strict=True)
-        table.set_columns([(str(place), title, width) for place, (title, width) in enumerate(columns)])
+        wanted = table.room, self.has_class("-full")
+        if self.comparison is None or table.room <= 0 or wanted == self._fitted:
+            return
+        self._fitted = wanted
+        chosen = table.chosen_key
+        table.row_height = None if self.has_class("-full") else 1
+        self._fill(table, self.comparison)
+        table.choose(chosen)
+
+    def _fill(self, table: SettingTable, comparison: Comparison) -> None:
+        """Rewrite the table, as wide as its pane. Cells that are cut have several lines where it is alone."""
+        from tui.text.compare import GAP, column_widths, measure_texts, overview_rows, setting_rows
+
         heading = _("Settings that differ") if comparison.settings else _("No setting differs")
-        above = (*overview_rows(comparison), (heading, *[""] * runs))
+        above = (*overview_rows(comparison), (heading, *[""] * len(comparison.runs)))
         rows = [(str(place), row) for place, row in enumerate(above)]
         explanations = dict(measure_texts(comparison))
         self._about = {key: f"{row[0]}: {explanations.get(row[0]) or ' | '.join(row[1:])}" for key, row in rows[:-1]}
@@ -145,16 +164,23 @@ shown; the number then moves the focus to a part. The line below explains the ch
         }
         rows += zip([setting.key for setting in comparison.settings], setting_rows(comparison), strict=True)
 
+        head = ("", *comparison.labels)
+        columns = zip(head, *(row for _key, row in rows), strict=True)
+        natural = [max(cell_len(printable(cell)) for cell in column) for column in columns]
+        widths = column_widths(natural, table.room - GAP)  # a cell has a space on each side
+        titles = [_cell(label, width).plain for label, width in zip(head, widths, strict=True)]
+        table.set_columns([(str(place), title, widths[place]) for place, title in enumerate(titles)])
+
         def entry(key: str, row: Sequence[str]) -> Entry:
-            return Entry(tuple(map(_cell, row, widths)), " ".join((key, *row)))
+            cells = map(_cell, row, widths) if table.row_height else (Text(printable(cell)) for cell in row)
+            return Entry(tuple(cells), " ".join((key, *row)))
 
         table.put({key: entry(key, row) for key, row in rows})
 
-    def on_resize(self) -> None:
-        """Fit the table to the new width."""
-        super().on_resize()
-        if self.comparison is not None:
-            self.call_after_refresh(self._fill, self.comparison)
+    def action_full(self) -> None:
+        """The chosen part alone, its cells in full, or all parts again."""
+        super().action_full()
+        self.call_after_refresh(self._fit)
 
     @on(DataTable.RowHighlighted)
     def _chosen(self) -> None:

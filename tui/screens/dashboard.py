@@ -156,6 +156,8 @@ class DashboardScreen(Resuming):
         look, before, lived = event.look, self.state, self.live
         self.history.feed(look.events)
         self.look = look
+        if self.live:
+            self.history.hand_over(look.state.pid)
         if lived and not self.live and not look.gone:
             notify.on_screen(self.app, f"LoRA Smith: {self.run_title}: {sign(self.state)}")
         if any(isinstance(event, ChangedEvent) for event in look.events):

@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.text import listing, printable
 from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.run_actions import RunActions
 from tui.screens.steps import STEPS, position
+from tui.setup.folder_entries import place_note
 from tui.setup.names import free_name
-from tui.setup.preset_file import conversion_notes, own_trigger, read_file
-from tui.texts import _
+from tui.setup.preset_file import begin_with_notes, conversion_notes, own_trigger, read_file
+from tui.texts import _, ngettext
 
 if TYPE_CHECKING:
     from engine.runs import KnownRun
@@ -89,15 +89,15 @@ class NewRuns(RunActions):
             return
         draft, path = self.smith.draft, read_file(answer)
         draft.start_over(own_trigger(path), preset=str(path))
-        notes = conversion_notes(path)
+        notes = [*conversion_notes(path), *filter(None, [place_note(draft)])]
+        begin_with_notes(draft, notes)
         if notes:
-            sentence = _(
-                "{0} of the file's keys mean something else or nothing here: {1}; lorasmith convert shows all."
+            words = ngettext(
+                "Review explains {0} key of the file.",
+                "Review explains {0} keys of the file.",
+                len(notes),
             )
-            draft.note(sentence.format(len(notes), listing([note.split(" = ")[0] for note in notes], 6)))
-        if (place := draft.get("saving.output_dir")) and draft.get("dataset.train_data_dir"):
-            sentence = _("The file's output_dir {0} is not used here: the step Folders sets the place.")
-            draft.note(sentence.format(printable(place)))
+            draft.note(words.format(len(notes)))
         self.smith.go_to("model")
 
     def action_copy(self) -> None:

@@ -25,6 +25,7 @@ from engine.text import listing, printable
 from tui.screens.from_file import FromFile
 from tui.setup.demo import DEMO, is_demo
 from tui.setup.draft import STEP_OF
+from tui.setup.fault import take_fault
 from tui.setup.forecast import Forecaster
 from tui.setup.preset_reasons import preset_reasons
 from tui.text.fields import change_text, step_title, vram_text
@@ -122,20 +123,30 @@ marked *rough* when it is only computed from the GPU's speed.
     def _begin(self) -> None:
         """Highlight the first wrong field, else the last one; show what was changed in the preset."""
         wrong = [key for key in self.form.wrong if key not in STEP_OF]
-        key = wrong[0] if wrong else self.draft.extras.get("parameters.cursor")
+        fault = self.form.fault = take_fault(self.draft)
+        self.rows.reload()
+        key = next(iter([*fault, *wrong]), self.draft.extras.get("parameters.cursor"))
         self.rows.reload(key if key in self.rows.keys else FIRST_FIELD)
         self._show_counts()
         self._compute()
         notice = self.draft.take_notice()
-        if notice:
+        if fault:
+            facts = fields()[key]
+            self.set_message(f"{_(facts.title)}: {printable(fault[key])}", kind="error")
+        elif notice:
             self.set_message(printable(notice), kind="warning")
-        elif not self.show_origin() and (count := len(self.draft.get(CHANGES))):
+        elif not self.show_origin() and (count := self._repeated()):
             words = ngettext(
                 "{0} change made during that run will be repeated at the same step.",
                 "{0} changes made during that run will be repeated at the same steps.",
                 count,
             )
             self.set_message(words.format(count))
+
+    def _repeated(self) -> int:
+        """Changes of the run whose settings these are; not those that were typed here."""
+        kept = self.draft.get(CHANGES)
+        return sum(text in kept for text in self.draft.base().training.changes)
 
     @property
     def rows(self) -> FieldList:

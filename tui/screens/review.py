@@ -21,12 +21,14 @@ from engine.text import printable
 from engine.worker import Cancelled
 from tui.screens.queue_adding import QueueAdding
 from tui.screens.starting import Starting
+from tui.setup.fault import fault_of, record_fault
 from tui.setup.forecast import Forecaster
 from tui.setup.review_report import (
     LiveRunError,
     PlannedMemory,
     Report,
     could_set_aside,
+    from_file,
     gather,
     missing,
     plan_vram,
@@ -104,6 +106,8 @@ without model, images and name.
         """None until it is planned."""
         self.obstacle: tuple[str, str] | None = None
         """(what is wrong, the step where it can be fixed)."""
+        self.fault: dict[str, str] = {}
+        """The parameter at fault, and the sentence about it."""
         self.notice = ""
         """What replaced a preset that cannot be used."""
 
@@ -126,6 +130,7 @@ without model, images and name.
         if self.starting:
             return
         self.report = self.obstacle = self.live = self.vram = None
+        self.fault = {}
         gap = missing(self.draft)
         if gap is not None:
             self._obstruct(*gap)
@@ -133,6 +138,7 @@ without model, images and name.
         try:
             config, preset = self.draft.config(), self.draft.without_parameters()
         except ConfigError as error:
+            self.fault = fault_of(error)
             self._obstruct(error.message, step_to_fix(error))
             return
         self.set_message(_("Checking model, images and disk."))
@@ -179,6 +185,7 @@ without model, images and name.
         error = event.error
         if isinstance(error, LiveRunError):
             self.live = error.run_dir
+        self.fault = fault_of(error)
         self._obstruct(f"{error.message} {error.hint}".strip(), step_to_fix(error))
 
     def _obstruct(self, sentence: str, step: str) -> None:
@@ -209,7 +216,7 @@ without model, images and name.
             yield from _lines(f"✗ {self.obstacle[0]}", "bold")
         if self.notice:
             yield from _lines(f"! {self.notice}", "bold")
-        parts = sections(self.report, self.draft, self.vram) if self.report is not None else []
+        parts = sections(self.report, self.draft, self.vram) if self.report is not None else from_file(self.draft)
         for warning in warnings(self.report) if self.report is not None else ():
             yield from _lines(f"! {warning}", "bold")
         for title, lines in parts:
@@ -245,8 +252,10 @@ without model, images and name.
             self.action_check()
 
     def action_fix(self) -> None:
-        """Go to the step where the problem can be fixed."""
+        """Go to the step where the problem can be fixed, and there to the field at fault."""
         if self.obstacle is not None:
+            if self.obstacle[1] == "parameters":
+                record_fault(self.draft, self.fault)
             self.smith.go_to(self.obstacle[1])
 
     def action_copy(self) -> None:

@@ -110,6 +110,6 @@ def text(lora: Lora) -> Content:
     parts.append("\n" + _("The file") + f": {printable(lora.path)}\n")
     for use in uses(lora):
         where = _("copy it into {0}").format(use.folder) if use.folder else _("loads it from where it is")
-        parts += ["\n", (f"{use.program}", "bold"), f": {where}\n"]
+        parts += ["\n", (use.program, "bold"), f": {where}\n" if use.is_loaded else "\n"]
         parts += [f"  {printable(line)}\n" for line in use.lines]
     return Content.assemble(*parts)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
 
 FIRST_PRESET = "sd15-realistic"
+EPOCHS, STEPS = "training.max_train_epochs", "training.max_train_steps"
+"""The length of a run; where epochs are set, the steps are not used."""
 OPTIONS = {
     "dataset.train_data_dir": "--images",
     "model.pretrained_model_name_or_path": "--model",
@@ -244,6 +246,8 @@ class Draft:
         for key, value in typed.items():
             words += [OPTIONS[key], value]
         rest = {key: self.values[key] for key in set(self.values) - set(typed)}
+        if self.get(EPOCHS) is not None and (EPOCHS in rest or not self.base().training.changes):
+            rest.pop(STEPS, None)  # alone, it also drops the preset's changes of the length
         if "folders.name" in self.extras and Path(self.preset).is_file() and not self.get("dataset.class_tokens"):
             rest["dataset.class_tokens"] = None  # chosen in Folders; --name alone may keep the word of the captions
         for key in sorted(rest):

@@ -8,8 +8,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from engine.config.local_paths import is_windows_path
 from engine.errors import LoraSmithError
+from engine.paths import expanded
+from engine.runs import RunDir
 from engine.runs.project import CreatedProject, Project, Regularization, TakeIn, values
+from engine.text import printable
 from tui.setup.demo import DEMO, DEMO_IMAGES, DEMO_TRIGGER, DEMO_VALIDATION, is_demo
 from tui.texts import _
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 TRIGGER_WORD, NAME = _("the trigger word"), _("the name")
 """What `Entries.trial` has instead of them."""
 _SHARE = re.compile(r"(\d+(?:[.,]\d+)?)\s*%")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _MADE = "folders.made"
 """In the draft's extras: what `make` has made, from which entries."""
 _STORED = {"validation": "held_out"}
@@ -137,6 +142,10 @@ class Entries:
             yield _("Regularization images need a class word and a folder.")
         if (share := _share(self.validation)) is not None and not 0 <= share < 1:
             yield _("The share of validation images is 0 % or more, and below 100 %.")
+        if _NUMBER.fullmatch(number := self.validation.strip()) and not expanded(number).is_dir():
+            yield _("There is no folder {0} of validation images. For a share of the images write {0} %.").format(
+                number
+            )
         if self.name and self.source:
             try:
                 self.project().require_possible()
@@ -229,10 +238,38 @@ def _stored(name: str) -> str:
 
 
 def _place(output_dir: str, name: str) -> str:
-    """Where the project of a configuration is; the working directory where it has none."""
+    """Where the project of a configuration is: its folder of results is the place of a new project, except that of a
+    run, which has its files there. The working directory where it has none."""
     results = Path(output_dir)
-    is_project = name and (results.name, results.parent.name) == ("results_current", name)
-    return str(results.parent.parent if is_project else Path.cwd())
+    if _is_project(results, name):
+        return str(results.parent.parent)
+    usable = output_dir and not _of_windows(output_dir) and not RunDir(_absolute(output_dir)).is_run
+    return str(_absolute(output_dir) if usable else Path.cwd())
+
+
+def place_note(draft: Draft) -> str:
+    """What the `output_dir` of the draft's file means for its project; empty where it means the same, or is unset."""
+    output_dir, name = str(draft.get("saving.output_dir") or ""), str(draft.get("saving.output_name") or "")
+    same = not output_dir or _of_windows(output_dir) or _is_project(Path(output_dir), name)  # Windows: has a note
+    if same or not draft.get("dataset.train_data_dir"):
+        return ""
+    place, written = Path(_place(output_dir, name)), printable(output_dir)
+    if place != _absolute(output_dir):
+        return _("output_dir = {0}: not used; the step Folders sets the place").format(written)
+    results = printable(place / (name or "NAME") / "results_current")
+    return _("output_dir = {0}: the place of the project, whose results are in {1}").format(written, results)
+
+
+def _is_project(results: Path, name: str) -> bool:
+    return bool(name) and (results.name, results.parent.name) == ("results_current", name)
+
+
+def _of_windows(output_dir: str) -> bool:
+    return is_windows_path("saving.output_dir", output_dir)
+
+
+def _absolute(path: str) -> Path:
+    return Path(expanded(path)).absolute()
 
 
 def _share(text: str) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import UsageError
-from engine.text import printable
+from engine.text import plural, printable
 
 if TYPE_CHECKING:
     from engine.adapters.selection import Selection
@@ -115,6 +115,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     images, plan = _images(run, progress)
     if not images.validation_subsets:
         notes = [note for note in notes if AUTOMATIC_VALIDATION not in note]
+    notes += _never(config, plan)
     captions = check_captions(config, images, run.recognition)
     need = estimate(run, plan, len(prompts))
     place = next(path for path in (directory, *directory.parents) if path.exists())
@@ -158,6 +159,18 @@ def _check_together(run: ResolvedRun, notes: list[str]) -> str:
         choose,
     )
     return precision
+
+
+def _never(config: RunConfig, plan: StepPlan) -> list[str]:
+    """A sentence about each change during the run whose step it never reaches."""
+    from engine.config.changes import changes_of
+
+    length = plural(plan.max_train_steps, "step")
+    return [
+        f"The change of {change.key} after step {change.step} never happens: the run has {length}."
+        for change in changes_of(config)
+        if change.step >= plan.max_train_steps
+    ]
 
 
 def check_settings(config: RunConfig) -> None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.paths import expanded
+
+if TYPE_CHECKING:
+    from tui.setup.draft import Draft
+
+_NOTES = "preset.notes"
+"""In the draft's extras: a file, and what its keys mean here."""
 
 
 def read_file(typed: str) -> Path:
@@ -43,3 +49,14 @@ def conversion_notes(path: Path) -> list[str]:
     from engine.config.load import conversion_notes as notes
 
     return notes(path)
+
+
+def begin_with_notes(draft: Draft, notes: list[str]) -> None:
+    """Keep the notes on the keys of the draft's file."""
+    draft.extras[_NOTES] = {"file": draft.preset, "notes": notes}
+
+
+def kept_notes(draft: Draft) -> list[str]:
+    """The notes on the keys of the file that the draft began with; none with another preset."""
+    kept = draft.extras.get(_NOTES)
+    return list(kept["notes"]) if isinstance(kept, dict) and kept["file"] == draft.preset else []

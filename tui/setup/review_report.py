@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config import RunConfig
@@ -13,6 +14,7 @@ from engine.text import plural, printable, size_text
 from tui.screens.steps import STEPS, position
 from tui.setup.draft import STEP_OF, Draft
 from tui.setup.names import occupied
+from tui.setup.preset_file import kept_notes
 from tui.setup.user_config import effective_defaults
 from tui.text.fields import KEY, change_text
 from tui.text.layers import layer_lines
@@ -252,9 +254,16 @@ def sections(report: Report, draft: Draft, vram: PlannedMemory | None = None) ->
         (_("Memory"), [checked.precision, *(vram.lines if vram is not None else _vram(report))]),
         *([(_("Changes during the training"), changes)] if changes else []),
         *([(_("Notes"), usual)] if usual else []),
+        *from_file(draft),
         (_("Settings that differ from the defaults (• also from the preset {0})").format(draft.preset),
          list(settings(checked.config, draft))),
     ]  # fmt: skip
+
+
+def from_file(draft: Draft) -> list[tuple[str, list[str]]]:
+    """The section about keys of another program's file that mean something else here, or nothing."""
+    notes = kept_notes(draft)
+    return [(_("From the file {0}").format(Path(draft.preset).name), notes)] if notes else []
 
 
 def set_aside_automatically(report: Report) -> bool:

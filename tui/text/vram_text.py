@@ -101,6 +101,16 @@ def table(plans: Sequence[tuple[str, Plan]]) -> list[str]:
     return rows
 
 
+def fit_line(plan: Plan, card: float) -> str:
+    """Whether an empty card of so many GiB is enough, and by how much."""
+    from engine.estimate.plan import GIB, USABLE
+
+    spare = int(card * GIB * USABLE) - plan.peak_bytes
+    if plan.fits(card):
+        return _("{0:g} GiB: fits, with {1} to spare.").format(card, size_text(spare))
+    return _("{0:g} GiB: does not fit, {1} are missing.").format(card, size_text(-spare))
+
+
 def remedy_lines(chosen: RemedySet, card: str, command: Sequence[str]) -> list[str]:
     """The remedies that make the run fit `card`, or come nearest, and the command with them.
 

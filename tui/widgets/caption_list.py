@@ -102,6 +102,8 @@ class CaptionList(ScrollView, Filterable, can_focus=True):
             shown.sort(key=lambda pair: "✗!✓".index(book.mark(pair[1])))
         elif self.order == 2:
             shown.sort(key=lambda pair: len(pair[1].text or ""))
+        if self.is_reversed:
+            shown.reverse()
         was_empty, self._places = not self._places, [place for place, _file in shown]
         self.virtual_size = Size(0, len(self._places))
         if self._places and self.position not in self._places:

@@ -111,7 +111,7 @@ class FieldList(ScrollView, can_focus=True):
             line = self.line_of(key)
             below = line + 1 < len(self.rows) and self.rows[line + 1].kind == "error"
             top = 0 if line == 1 else line  # the first table's title stays visible
-            self.scroll_to_region(Region(0, top, 1, line - top + 1 + below), animate=False, force=True)
+            self.scroll_to_region(Region(0, top, 1, line - top + 1 + below), animate=False, force=True, immediate=True)
         if changed:
             self.post_message(self.Highlighted(key))
 
@@ -122,19 +122,29 @@ class FieldList(ScrollView, can_focus=True):
             self._highlight(keys[max(0, min(len(keys) - 1, keys.index(self.key) + by))])
             self.refresh()
 
+    def _in_view(self) -> bool:
+        """Whether the highlighted row is visible; where it is not, it is scrolled into view instead of changed."""
+        if not self.key:
+            return False
+        line, top = self.line_of(self.key), round(self.scroll_y)
+        if top <= line < top + self.scrollable_content_region.height:
+            return True
+        self._highlight(self.key)
+        return False
+
     def action_edit(self) -> None:
         """Request to edit the field."""
-        if self.key:
+        if self._in_view():
             self.post_message(self.ActionRequested(self.key, "edit"))
 
     def action_turn(self, by: int) -> None:
         """Request another choice."""
-        if self.key:
+        if self._in_view():
             self.post_message(self.ActionRequested(self.key, "turn", by))
 
     def action_reset(self) -> None:
         """Request the preset's value."""
-        if self.key:
+        if self._in_view():
             self.post_message(self.ActionRequested(self.key, "reset"))
 
     def on_click(self, event: Click) -> None:
@@ -162,7 +172,7 @@ class FieldList(ScrollView, can_focus=True):
 
     def _field(self, key: str, width: int) -> Strip:
         facts, form = fields()[key], self.form
-        mark = "✗" if key in form.wrong else "•" if form.is_changed(key) and key not in STEP_OF else " "
+        mark = "✗" if form.sentence(key) else "•" if form.is_changed(key) and key not in STEP_OF else " "
         value = form.text(key)
         if key == self.key and (facts.choices or facts.kind == "flag") and key not in STEP_OF:
             value = f"◂ {value} ▸"

@@ -22,11 +22,14 @@ class Filterable(Widget):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "clear_filter", _("Show all"), tooltip=_("Clear the filter and show the whole list.")),
         Binding("s", "sort", _("Sort"), show=False, tooltip=_("Sort the list by something else.")),
+        Binding("S", "reverse", _("Reverse"), show=False, tooltip=_("Turn the order of the list around.")),
     ]
     filter_words = ""
     """What the entries are filtered by; empty: nothing."""
     order = 0
     """Place in `ORDERS`."""
+    is_reversed = False
+    """The last entry of the order is first."""
 
     class Filtered(Message):
         """Other entries are shown, or none."""
@@ -56,7 +59,7 @@ class Filterable(Widget):
         """Only what makes a difference."""
         if action == "clear_filter":
             return bool(self.filter_words)
-        if action == "sort":
+        if action in ("sort", "reverse"):
             return len(self.ORDERS) > 1
         return super().check_action(action, parameters)
 
@@ -71,9 +74,14 @@ class Filterable(Widget):
         """The next order."""
         self.sort_by((self.order + 1) % len(self.ORDERS))
 
-    def sort_by(self, order: int) -> None:
+    def action_reverse(self) -> None:
+        """The same order from its end."""
+        self.sort_by(self.order, is_reversed=not self.is_reversed)
+
+    def sort_by(self, order: int, *, is_reversed: bool = False) -> None:
         """Sort by the order of that place, and report it."""
-        self.order = order
+        self.order, self.is_reversed = order, is_reversed
         self.rearrange()
         answer = getattr(self.screen, "answer", self.notify)
-        answer(_("Sorted by {0}.").format(self.ORDERS[self.order]))
+        words = _("Sorted by {0}, reversed.") if is_reversed else _("Sorted by {0}.")
+        answer(words.format(self.ORDERS[self.order]))

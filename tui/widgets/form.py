@@ -10,7 +10,7 @@ from engine.config.changes import later_values
 from engine.config.form import FieldFacts, fields, form, input_text, parse, unit, value_text
 from engine.errors import UsageError
 from engine.text import printable
-from tui.setup.draft import STEP_OF, Draft
+from tui.setup.draft import EPOCHS, STEP_OF, STEPS, Draft
 from tui.setup.family_presets import foreign_to
 from tui.texts import _
 
@@ -59,6 +59,8 @@ class Form:
         """Key to an invalid text that was typed."""
         self.wrong: dict[str, str] = {}
         """Key to the sentence about what is wrong."""
+        self.fault: dict[str, str] = {}
+        """The field and sentence of what only Review can find, until the next edit: it may be right then."""
         self.dropped: list[str] = []
         """Changes during training that the last edit of their setting has left out."""
         self._past: list[_Before] = []
@@ -79,17 +81,22 @@ class Form:
                 rows.append(Row("table", table.title))
             for facts in members:
                 rows.append(Row("field", "", facts.key))
-                if facts.key in self.wrong:
-                    rows.append(Row("error", self.wrong[facts.key], facts.key))
+                if sentence := self.sentence(facts.key):
+                    rows.append(Row("error", sentence, facts.key))
         return rows
+
+    def sentence(self, key: str) -> str:
+        """What is wrong with a field; empty where nothing is."""
+        return self.wrong.get(key) or self.fault.get(key, "")
 
     def shows(self, facts: FieldFacts) -> bool:
         """A search looks through everything; without one, advanced fields are hidden unless they were changed."""
         if self.search.strip():
             return facts.fits(self.search)
-        if self.is_of_another_family(facts.key) and not self.is_changed(facts.key) and facts.key not in self.wrong:
+        stands_out = self.is_changed(facts.key) or bool(self.sentence(facts.key))
+        if self.is_of_another_family(facts.key) and not stands_out:
             return False
-        if self.advanced or not facts.advanced or self.is_changed(facts.key) or facts.key in self.wrong:
+        if self.advanced or not facts.advanced or stands_out:
             return True
         return facts.key == CHANGES and bool(self.draft.get(CHANGES))
 
@@ -117,10 +124,15 @@ class Form:
         facts, value = fields()[key], self.draft.get(key)
         if key == "dataset.class_tokens" and not value and (name := self.draft.get("saving.output_name")):
             return _("{0} (the name)").format(printable(name))
-        text = printable(f"{value_text(facts, value)} {unit(facts, value)}".rstrip())
-        if key == SHARED_RATE and all(self.draft.get(rate) is not None for rate in OWN_RATES):
-            return _("{0} (not used)").format(text)
-        return text
+        if self._is_not_used(key):
+            return _("{0} (not used)").format(printable(value_text(facts, value)))
+        return printable(f"{value_text(facts, value)} {unit(facts, value)}".rstrip())
+
+    def _is_not_used(self, key: str) -> bool:
+        """Whether other settings decide instead of this one."""
+        if key == STEPS:
+            return self.draft.get(EPOCHS) is not None
+        return key == SHARED_RATE and all(self.draft.get(rate) is not None for rate in OWN_RATES)
 
     def later(self, key: str) -> str:
         """The first later value of a setting that changes during the training; empty where it does not."""
@@ -153,6 +165,7 @@ class Form:
             before = self._past.pop()
             if (before.values, before.rejected) != (self.draft.values, self.rejected):
                 self.draft.values, self.rejected, self.dropped = before.values, before.rejected, []
+                self.fault.clear()
                 self.judge()
                 return before.key
         return None
@@ -164,6 +177,7 @@ class Form:
     def _record(self, before: _Before) -> None:
         self._past.append(before)
         del self._past[:-MOST_UNDONE]
+        self.fault.clear()
 
     def _record_edit(self, key: str) -> None:
         self._record(_Before(key, dict(self.draft.values), dict(self.rejected)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ class Candidates(OptionList, can_focus=False):
 class PathInput(TextInput):
     """A `TextInput` for a path.
 
-    Right takes the grey rest, Down and Up choose from the list, Enter or Tab takes the chosen entry (without one Tab
-    moves on, and in a dialog's only field it takes the first), Escape closes the list. `~`, quotes and file:// of a
+    Right takes the grey rest, Down and Up choose from the list, Enter or Tab takes the chosen entry. Without one Tab
+    moves on; in a dialog's only field it completes what all entries begin with, then moves through them. Escape closes
+    the list. `~`, quotes and file:// of a
     pasted path are resolved as they are entered. `value` leads to the real file also where its name is not valid UTF-8.
 
     Args:
@@ -97,6 +99,8 @@ class PathInput(TextInput):
         self._matches: list[str] = []
         self._offering = False
         """List candidates when there are any."""
+        self._by_tab = False
+        """Tab has chosen in the list, so the next one moves on in it."""
 
     @property
     def path(self) -> Path | None:
@@ -183,6 +187,7 @@ class PathInput(TextInput):
             options.append(Option(_("… and {0} more").format(len(self._matches) - MOST_SHOWN), disabled=True))
         self._candidates.set_options(options)
         self._candidates.highlighted = None
+        self._by_tab = False
         self._candidates.display = True
         self._place()
         self.refresh_bindings()
@@ -219,6 +224,7 @@ class PathInput(TextInput):
 
     def action_choose(self, by: int) -> None:
         """Move through the list; Down shows it first."""
+        self._by_tab = False
         if self._candidates is not None and self.list_open:
             if self._candidates.highlighted is None and by < 0:
                 self._candidates.action_last()
@@ -237,12 +243,26 @@ class PathInput(TextInput):
 
     def action_take_chosen(self) -> None:
         """Enter the chosen candidate; without one, move to the next field, or complete in the only field."""
-        if self._chosen is not None:
+        is_only = len(self.screen.focus_chain) == 1
+        if self._chosen is not None and not (is_only and self._by_tab):
             self.take(self._chosen)
-        elif self.list_open and len(self.screen.focus_chain) == 1:
-            self.take(0)
+        elif self.list_open and is_only:
+            self._complete()
         else:
             raise SkipAction
+
+    def _complete(self) -> None:
+        """Enter what all candidates begin with; where that is entered already, choose the next one."""
+        folder, name = split(self.value)
+        common = os.path.commonprefix(self._matches)  # noqa: RUF071 - of names, not of paths
+        if len(self._matches) == 1:
+            self.take(0)
+        elif len(common) > len(name) and self._chosen is None:
+            self._offering = True
+            self._enter(folder + common)
+        else:
+            self.action_choose(1)
+            self._by_tab = True
 
     async def action_submit(self) -> None:
         """Enter the chosen candidate; without one, submit the field."""

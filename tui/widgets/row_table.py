@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 from textual.widgets.data_table import RowKey
 
+from tui.text.cells import clipped
 from tui.texts import _
 from tui.widgets.filterable import Filterable
 
@@ -34,7 +35,10 @@ class RowTable(DataTable[Text], Filterable):
     """
 
     ORDER_OF: ClassVar[Mapping[str, int]] = {}
-    """Column to the place of its order: a click on the heading sorts by it, a second one as before."""
+    """Column to the place of its order: a click on the heading sorts by it, a second one from its end, a third one as
+    before. An arrow in the heading shows it."""
+    row_height: int | None = 1
+    """Lines of a row; None for as many as its cells take."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("home", "scroll_top", _("First row"), show=False),
         Binding("end", "scroll_bottom", _("Last row"), show=False),
@@ -46,15 +50,26 @@ class RowTable(DataTable[Text], Filterable):
         self._written: dict[str, tuple[Text, ...]] = {}
         self.names: list[str] = []
         """Of the columns."""
+        self._columns: tuple[tuple[str, str, int | None], ...] = ()
+        self._marked = (0, False)
+        """The order that the headings show, and whether it is reversed."""
         self.set_columns(columns)
 
     def set_columns(self, columns: Sequence[tuple[str, str, int | None]]) -> None:
         """Start over with other columns."""
         self.clear(columns=True)
-        self._written = {}
+        self._written, self._columns = {}, tuple(columns)
+        self._marked = self.order, self.is_reversed
         self.names = [name for name, _title, _width in columns]
         for name, title, width in columns:
-            self.add_column(Text(title), key=name, width=width)
+            self.add_column(Text(self._heading(name, title, width)), key=name, width=width)
+
+    def _heading(self, name: str, title: str, width: int | None) -> str:
+        """The title, with an arrow where the table is sorted by the column; the usual order has none."""
+        if self.ORDER_OF.get(name) != self.order or not (self.order or self.is_reversed):
+            return title
+        arrow = "▼" if self.is_reversed else "▲"
+        return (title if width is None else clipped(title, width - 1)) + arrow
 
     @property
     def chosen_key(self) -> str:
@@ -91,25 +106,36 @@ class RowTable(DataTable[Text], Filterable):
         shown = [(key, entry) for key, entry in self._entries.items() if self.shows(entry.text)]
         if self.order:
             shown.sort(key=lambda pair: pair[1].ranks[self.order - 1])
-        return shown
+        return shown[::-1] if self.is_reversed else shown
 
     def _fill(self, rows: Mapping[str, tuple[Text, ...]]) -> None:
         chosen = self.chosen_key
         self.clear()
         for key, cells in rows.items():
-            self.add_row(*cells, key=key)
+            self.add_row(*cells, key=key, height=self.row_height)
         if chosen in rows:
             self.move_cursor(row=list(rows).index(chosen))
 
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
         """A heading was clicked."""
         order = self.ORDER_OF.get(event.column_key.value or "", self.order)
-        if self.ORDERS:
-            self.sort_by(0 if order == self.order else order)
+        if not self.ORDERS:
+            return
+        if order != self.order:
+            self.sort_by(order)
+        elif self.is_reversed:
+            self.sort_by(0)
+        else:
+            self.sort_by(order, is_reversed=True)
 
     def rearrange(self) -> None:
         """Show the entries again."""
+        chosen, is_marked = self.chosen_key, self._marked == (self.order, self.is_reversed)
+        if not is_marked:
+            self.set_columns(self._columns)
         self.put(self._entries)
+        if not is_marked:
+            self.choose(chosen)
 
     def shown_of_all(self) -> tuple[int, int]:
         """Rows that are shown, and all of them."""

@@ -176,3 +176,20 @@ def test_changes_during_the_run_are_shown_as_words() -> None:
     assert value_text(facts, ["200: training.unet_lr=5e-5"]) == "from step 201: U-Net learning rate 5e-5"
     assert value_text(facts, []) == "none"
     assert value_text(facts, ["soon: faster"]) == "soon: faster"
+
+
+@pytest.mark.parametrize(
+    "text", ['["200: training.unet_lr=5e-5"]', '"200: training.unet_lr=5e-5",', " 200: training.unet_lr=5e-5\n"]
+)
+def test_entries_are_also_read_as_a_file_writes_them(text: str) -> None:
+    assert [line.strip() for line in parse(fields()["training.changes"], text)] == ["200: training.unet_lr=5e-5"]
+
+
+def test_a_prompt_may_begin_with_a_bracket_or_be_in_quotes() -> None:
+    prompts = fields()["sampling.sample_prompts"]
+    assert parse(prompts, '["a", "b"]') == ["a", "b"]
+    assert parse(prompts, '[a|b]\n"c"') == ["[a|b]", '"c"']
+
+
+def test_unset_clears_a_text_too() -> None:
+    assert parse(fields()["dataset.class_tokens"], "unset") is None

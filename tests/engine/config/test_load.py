@@ -160,3 +160,23 @@ def test_what_can_be_unset_is_unset_by_default_because_toml_has_no_null() -> Non
         for name, field in table.annotation.model_fields.items():  # type: ignore[union-attr]
             if "None" in str(field.annotation):
                 assert field.default is None, f"{name} would come back from a file as {field.default}"
+
+
+@pytest.mark.parametrize("word", ["unset", "none"])
+def test_a_setting_is_unset_by_a_word(word: str) -> None:
+    assert load_config(None, [f"dataset.class_tokens={word}"]).dataset.class_tokens is None
+    assert load_config(None, ["flow.weighting_scheme=none"]).flow.weighting_scheme == "none", "where that is a choice"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("sampling.sample_every_n_steps=unset", "cannot be unset: enter a whole number. 0 generates none."),
+        ("sampling.sample_prompts=unset", "cannot be unset: enter a string. [] is none at all."),
+        ("training.changes=[{step=10}]", 'enter a list of changes of the form "200: training.unet_lr=5e-5".'),
+    ],
+)
+def test_a_refusal_names_what_to_enter(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [text])
+    assert caught.value.message.endswith(sentence)

@@ -348,7 +348,7 @@ def test_a_image_that_cannot_be_read_is_set_aside(
 
 def test_space_is_checked_first(project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with refused("disk-full", "0.0 MiB"):
+    with refused("disk-full", "0.1 KiB"):
         make(project())
     assert tree(project().path) == []
     make(project(take_in="link", source=project().source))

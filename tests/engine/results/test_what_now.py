@@ -114,6 +114,7 @@ def test_a_program_that_does_not_read_the_kind_gets_no_recipe(algo: str, loaded:
     for use, recipe, is_loaded in zip(uses(used), recipes, loaded, strict=True):
         text = "\n".join(use.lines)
         assert (recipe in text) == is_loaded and (is_loaded or "does not load this file" in text), use.program
+        assert use.is_loaded == is_loaded
     ast.parse(snippet(used))
     assert a1111_prompt(used).endswith(" <lora:ann:0.8>")
     short = "\n".join(in_short(used))

@@ -168,3 +168,15 @@ def test_a_run_that_was_put_away_does_not_show_the_files_of_the_next_one(played:
     paths = [file.path for file in history.files(old)] + list(history.samples(old).images.values())
     assert paths and all(old.path in path.parents for path in paths)
     assert len(paths) == len(read(played).files(played)) + len(read(played).samples(played).images) - 2
+
+
+def test_another_process_does_not_do_what_a_killed_one_did() -> None:
+    history = history_of(
+        ("run_started", {"name": "a", "step": 0, "pid": 7}),
+        ("phase", {"name": "sample", "state": "start"}),
+        ("progress", {"phase": "sample", "done": 20, "total": 30, "unit": "steps"}),
+    )
+    history.hand_over(7)
+    assert history.phase == "sample" and history.progress is not None
+    history.hand_over(8)
+    assert history.phase == "" and history.progress is None

@@ -16,8 +16,9 @@ from textual.widgets import Input
 from textual.widgets._toast import Toast
 
 from engine.config import RunConfig
-from engine.runs import RunDir, prepare_run, true_state
+from engine.runs import RunDir, RunLock, prepare_run, true_state
 from engine.runs.launch import launch
+from engine.runs.layout import write_record
 from engine.text import attach_line
 from tui.app import Appearance, LoraSmithApp
 from tui.display.themes import first_theme
@@ -77,6 +78,22 @@ async def test_leaving_a_live_run_asks_and_detach_is_the_default(
     assert app.return_code == 0 and true_state(live).live
     assert not list(live.control.iterdir())
     assert app.farewell[-1] == f"  {attach_line(live.path)}"
+
+
+async def test_a_paused_run_stays_paused(smith: Smith, home: Path, until: Until, text: Shown) -> None:
+    run_dir = prepare_run(RunConfig().changed(saving={"output_name": "still"}))
+    app = smith()
+    app.watched = run_dir
+    async with app.run_test(size=NARROW) as pilot:
+        with RunLock(run_dir.lock_path):
+            write_record(run_dir.state_path, {"state": "paused", "step": 5, "max_train_steps": 20, "pid": os.getpid()})
+            await pilot.press("ctrl+q")
+            await until(pilot, lambda: "still is paused" in text(app) and "the training stays paused" in text(app))
+            await pilot.press("enter")
+            await until(pilot, lambda: app.farewell)
+    assert app.farewell == (
+        "The training stays paused. To continue it, come back and press p:", f"  {attach_line(run_dir.path)}"
+    )  # fmt: skip
 
 
 async def test_leaving_with_stop_and_save(smith: Smith, live: RunDir, until: Until) -> None:

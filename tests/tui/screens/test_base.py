@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from textual import on
@@ -11,6 +12,7 @@ from textual.css.query import NoMatches
 from textual.message import Message
 from textual.widgets import Static
 
+from tui import screens
 from tui.app import LoraSmithApp
 from tui.screens.base import BaseScreen
 
@@ -44,3 +46,10 @@ async def test_what_is_reported_after_the_screen_was_left_is_dropped(smith: Call
         await pilot.pause()
         await late._dispatch_message(Reported())
         assert late not in app.screen_stack
+
+
+def test_the_style_of_a_screen_is_for_no_other() -> None:
+    """A style sheet stays loaded: a rule for a bare identifier would hold on every screen."""
+    sheets = sorted(Path(screens.__file__).parent.glob("*.tcss"))
+    lines = [(sheet.name, line) for sheet in sheets for line in sheet.read_text().splitlines()]
+    assert lines and [(name, line) for name, line in lines if line.startswith(("#", "."))] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,3 +152,36 @@ async def test_runs_without_samples_and_losses_are_reported(smith: Smith, home: 
         await until(pilot, lambda: "No validation loss in these runs." in text(app))
         await pilot.press("3")
         await until(pilot, lambda: "No two of these runs have samples of the same prompt" in text(app))
+
+
+LONG = "a-run-with-a-long-name-unet_lr-1e-3"
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE, (200, 50)])
+async def test_the_table_fits_its_pane(
+    smith: Smith, home: Path, until: Until, text: Text, size: tuple[int, int]
+) -> None:
+    """Both runs are in view whatever their names are; F11 gives them the whole width and cuts no file's name."""
+    trained(home, "robot", (0.2,), 1e-4)
+    trained(home, LONG, (0.2,), 5e-5)
+    app = smith()
+    async with app.run_test(size=size) as pilot:
+        screen = await marked(app, pilot, until, text)
+        table = screen.query_one(SettingTable)
+
+        def fits() -> bool:
+            widths = [column.get_render_width(table) for column in table.ordered_columns]
+            return len(widths) == 3 and sum(widths) <= table.size.width and not table.show_horizontal_scrollbar
+
+        await until(pilot, lambda: table.row_count and fits())
+        await pilot.press("1", "down", "f11")
+        await until(pilot, lambda: fits() and table.row_height is None)
+        assert table.chosen_key == "1" and all(cell.plain.endswith(".safetensors") for cell in best_files(table))
+        assert all("…" not in cell.plain for cell in best_files(table))
+        await pilot.press("f11")
+        await until(pilot, lambda: fits() and table.row_height == 1)
+
+
+def best_files(table: SettingTable) -> list[Any]:
+    """The cells of the row Best file."""
+    return next(row[1:] for place in range(table.row_count) if (row := table.get_row_at(place))[0].plain == "Best file")

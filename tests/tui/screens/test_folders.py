@@ -227,6 +227,7 @@ async def test_trigger_word_and_suggestion(smith: Smith, until: Until, text: Sho
         ({"source": "."}, "no images in"),
         ({"repeats": "0"}, "Repeats are a number"),
         ({"held_out": "100 %"}, "The share of validation images"),
+        ({"held_out": "25"}, "For a share of the images write 25 %."),
         ({"regularize": True}, "need a class word and a folder"),
         ({"place": "photos", "name": ".."}, "cannot be a folder's name"),
         ({"source": "anna"}, "in the project's own folder"),

@@ -25,7 +25,12 @@ from tui.screens.ask_text import AskTextScreen
 from tui.screens.folders import FoldersScreen
 from tui.screens.home import HomeScreen
 from tui.screens.model import ModelScreen
+from tui.screens.review import ReviewScreen
+from tui.setup.draft import Draft
 from tui.setup.folder_entries import Entries
+from tui.setup.preset_file import kept_notes
+from tui.widgets.hanging import Hanging
+from tui.widgets.path_input import PathInput
 
 FAKE = Path(__file__).resolve().parents[2] / "engine" / "runs" / "fake_trainer.py"
 NARROW = (80, 24)
@@ -341,6 +346,7 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
         'network_dim = 24\nunet_lr = 2e-4\nxformers = true\noutput_name = "cat"\n'
         'output_dir = "there"\ntrain_data_dir = "img"\n'
     )
+    (home / "train-preset.toml").write_text("unet_lr = 2e-4\n")
     (home / "bad.toml").write_text('network_dim = "many"\nunet_lr = 2e-4\n')
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
@@ -349,11 +355,26 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
         await until(pilot, lambda: "Start from a file" in text(app))
         await pilot.press(*"bad.toml", "enter")
         await until(pilot, lambda: "network_dim" in text(app))
-        await pilot.press("ctrl+u", *"train.toml", "enter")
+        assert "✗" in text(app)
+        await pilot.press("ctrl+u", "t", "tab")
+        await until(
+            pilot, lambda: app.screen.query_one(PathInput).value == "train" and "train-preset.toml" in text(app)
+        )
+        assert "✗" not in text(app), "the error is about what was typed before"
+        await pilot.press("tab", "tab", "enter")
+        await until(pilot, lambda: app.screen.query_one(PathInput).value == "train.toml")
+        await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))
         assert app.draft.get("network.network_dim") == 24 and app.draft.get("saving.output_name") == "cat"
-        assert "xformers" in app.draft.notice or "xformers" in text(app)
-        assert "output_dir there is not used here" in app.draft.notice + text(app)
+        assert "Review explains 2 keys of the file." in app.draft.notice
+        app.draft.save()
+        (xformers, place) = kept_notes(Draft.load())
+        assert xformers.startswith("xformers") and f"whose results are in {home}/there/cat/results_current" in place
+        assert Entries.from_draft(app.draft).place == str(home / "there")
+        app.go_to("review")
+        await until(pilot, lambda: isinstance(app.screen, ReviewScreen))
+        await until(pilot, lambda: "From the file train.toml" in app.screen.query_one(Hanging).text)
+        assert place in app.screen.query_one(Hanging).text
 
 
 async def test_a_run_gets_another_name_and_a_note(smith: Smith, home: Path, until: Until, text: Shown) -> None:

@@ -91,7 +91,9 @@ async def test_the_runs_are_sorted_and_the_cursor_stays_on_its_run(
         await until(pilot, lambda: names(app) == usual)
 
 
-async def test_a_click_on_a_heading_sorts_and_another_one_undoes_it(smith: Smith, home: Path, until: Until) -> None:
+async def test_a_click_on_a_heading_sorts_another_one_reverses_and_a_third_one_undoes_it(
+    smith: Smith, home: Path, until: Until, text: Shown
+) -> None:
     make("carl", "finished", 20)
     make("anna", "stopped", 5)
     app = smith()
@@ -100,10 +102,16 @@ async def test_a_click_on_a_heading_sorts_and_another_one_undoes_it(smith: Smith
         usual = names(app)
         await pilot.click(RunTable, offset=(4, 1))
         await until(pilot, lambda: names(app) == ["anna", "carl"] and app.screen.query_one(RunTable).order == 1)
+        await until(pilot, lambda: "▲" in text(app))
         await pilot.click(RunTable, offset=(36, 1))
         await until(pilot, lambda: names(app) == ["carl", "anna"])
         await pilot.click(RunTable, offset=(36, 1))
+        await until(pilot, lambda: names(app) == ["anna", "carl"] and "▼" in text(app))
+        await pilot.click(RunTable, offset=(36, 1))
         await until(pilot, lambda: names(app) == usual and app.screen.query_one(RunTable).order == 0)
+        assert "▲" not in text(app) and "▼" not in text(app)
+        await pilot.press("S")
+        await until(pilot, lambda: names(app) == usual[::-1])
 
 
 async def test_a_pager_s_keys_move_and_q_quits(smith: Smith, home: Path, until: Until) -> None:

@@ -53,6 +53,7 @@ async def test_the_forecast_follows_each_edit(opened: Smith, until: Until, text:
         await pilot.press("enter", "3", "enter")
         await until(pilot, lambda: "48 steps = 3 epochs" in text(app))
         assert "• Epochs" in text(app) and "3 epochs" in text(app) and "1 changed" in text(app)
+        assert rows(app).form.text("training.max_train_steps") == "140 (not used)"
         assert app.draft.get("training.max_train_epochs") == 3
         await pilot.press("delete")
         await until(pilot, lambda: "140 steps = 9 epochs" in text(app))
@@ -368,6 +369,13 @@ async def test_a_copy_shows_what_changed_during_the_training(copied: LoraSmithAp
     assert copied.draft.config().training.changes == []
 
 
+async def test_a_change_that_was_typed_is_no_change_of_another_run(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened({"training.changes": ["20: training.unet_lr=5e-05"]}, preset="demo")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "140 steps" in text(app))
+        assert "during that run" not in text(app)
+
+
 async def test_the_review_lists_what_changes_during_the_training(
     copied: LoraSmithApp, until: Until, text: Shown
 ) -> None:
@@ -379,3 +387,16 @@ async def test_the_review_lists_what_changes_during_the_training(
     part = report.partition("\nChanges during the training\n")[2].partition("\n\n")[0].split("\n")
     assert [line.rpartition(" from ")[2] for line in part] == ["step 21", "step 41"] and "5e-5" in part[0]
     assert "Changes in the run:" not in report, "they are not listed a second time as a setting"
+
+
+async def test_a_row_out_of_view_is_not_changed(opened: Smith, until: Until) -> None:
+    """After scrolling with the mouse, a key shows the row; the next one changes it."""
+    app = opened(preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.query(FieldList) and rows(app).key)
+        await pilot.press("f3", "home")
+        rows(app).scroll_end(animate=False, immediate=True)
+        key, line = rows(app).key, rows(app).line_of(rows(app).key)
+        await pilot.press("enter")
+        await until(pilot, lambda: rows(app).scroll_y <= line)
+        assert not app.screen.query_one(FieldEdit).has_focus and rows(app).key == key

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFile
 
-from engine.config import ConfigError, RunConfig, load_config
+from engine.config import ConfigError, RunConfig, dump_toml, load_config
 from engine.config.problems import Problem
 from engine.errors import DataError, LoraSmithError, ModelError, StorageError, UsageError
 from engine.estimate.plan import GIB, Need
@@ -28,8 +28,10 @@ from tests.tui.setup.test_draft import parsed
 from tui.app import LoraSmithApp
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.home import HomeScreen
+from tui.screens.parameters import ParametersScreen
 from tui.screens.review import ReviewScreen
 from tui.setup.review_report import step_to_fix
+from tui.widgets.field import FieldForm, FieldList
 from tui.widgets.hanging import Hanging
 
 Smith = Callable[..., LoraSmithApp]
@@ -203,6 +205,25 @@ async def test_one_key_goes_where_it_is_fixed(opened: Smith, until: Until, text:
         await until(pilot, lambda: "e goes to Parameters" in text(app))
         await pilot.press("e")
         await until(pilot, lambda: app.draft.step == "parameters" and "✗ Seed" in text(app))
+
+
+async def test_the_field_at_fault_is_shown_although_it_is_advanced(
+    opened: Smith, until: Until, text: Shown, tmp_path: Path
+) -> None:
+    """Only the check knows that this argument of a file is none; the row is marked, in view, until an edit."""
+    file = tmp_path / "own.toml"
+    file.write_text(dump_toml(load_config("demo", ['training.optimizer_args=["foo=1"]'])))
+    app = opened(preset=str(file), extras={"parameters.cursor": "network.network_dim"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "e goes to Parameters" in text(app))
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, ParametersScreen) and "✗ " in text(app))
+        rows = app.screen.query_one(FieldList)
+        await until(pilot, lambda: rows.key == "training.optimizer_args" and "✗ Optimizer settings" in text(app))
+        assert "    ✗ AdamW does not take these settings" in text(app)
+        app.screen.query_one(FieldForm).form.enter("network.network_dim", "8")
+        rows.reload()
+        await until(pilot, lambda: "✗ AdamW" not in text(app))
 
 
 async def test_after_fixing_it_is_checked_again(opened: Smith, until: Until, text: Shown, home: Path) -> None:

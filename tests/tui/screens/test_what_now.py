@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
+from engine.config import RunConfig
+from engine.families.resolved import resolve_without_model
+from engine.results.what_now import lora_of
 from tests.fake_run import PlayedTrainer, prepared_run
 from tui.app import LoraSmithApp
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.results import ResultsScreen
 from tui.screens.what_now import WhatNowScreen
+from tui.screens.what_now import text as page
 
 
 async def test_the_chosen_file_is_explained_and_its_words_copied(
@@ -38,3 +44,11 @@ async def test_the_chosen_file_is_explained_and_its_words_copied(
         assert app.clipboard.startswith("import torch\nfrom diffusers import StableDiffusionXLPipeline\n")
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, ResultsScreen))
+
+
+@pytest.mark.parametrize(("algo", "is_loaded"), [("lora", True), ("lokr", False)])
+def test_a_program_that_does_not_load_the_file_has_the_reason_alone(algo: str, is_loaded: bool) -> None:
+    config = RunConfig().changed(saving={"output_name": "ann"}, network={"algo": algo})
+    shown = page(lora_of(resolve_without_model(config), Path("/x/ann.safetensors"), "sd15")).plain
+    assert ("diffusers: loads it from where it is" in shown) == is_loaded
+    assert ("diffusers\n  diffusers does not load this file" in shown) != is_loaded

@@ -217,3 +217,10 @@ def test_an_editor_takes_what_the_text_has(copied: Draft, key: str) -> None:
     text = dump_toml(copied.config().changed(training={key.partition(".")[2]: 3}))
     copied.adopt(text)
     assert copied.config() == load_config(copied.preset).changed(training={key.partition(".")[2]: 3})
+
+
+def test_the_command_has_the_length_that_decides() -> None:
+    draft = Draft(values={"training.max_train_epochs": 3, "training.max_train_steps": 1601})
+    assert "max_train_epochs=3" in draft.command() and "max_train_steps" not in draft.command()
+    draft.set("training.max_train_epochs", None)
+    assert "max_train_steps=1601" in draft.command()

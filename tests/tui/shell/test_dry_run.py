@@ -168,3 +168,11 @@ def test_the_demo_under_another_name_is_called_by_its_own_word(place: Path, capf
     out, err = capfd.readouterr()
     assert "Trigger word: smithy, in 16 of 16 captions" in out and "bw.safetensors" in out
     assert "note: The trigger word is smithy" in err and "--name names the output only" in err
+
+
+def test_a_change_that_never_happens_is_named(ready: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    changes = 'training.changes=["3: training.unet_lr=1e-5", "10: training.unet_lr=5e-6"]'
+    assert run([*ARGUMENTS, "--set", "training.max_train_steps=10", "--set", changes]) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "The change of training.unet_lr after step 10 never happens: the run has 10 steps." in out
+    assert "after step 3 never" not in out
