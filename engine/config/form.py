@@ -300,8 +300,9 @@ def _entries(facts: FieldFacts, text: str) -> list[str]:
     listed = parse_value(stripped) if stripped.startswith("[") else None
     if listed is None and not facts.may_be_file:  # a prompt in quotes is a prompt in quotes
         listed = parse_value(f"[{', '.join(line.strip().rstrip(',') for line in lines)}]")
-    is_list = isinstance(listed, list) and all(isinstance(entry, str) for entry in listed)
-    return listed if is_list else lines
+    if isinstance(listed, list) and all(isinstance(entry, str) for entry in listed):
+        return listed
+    return lines
 
 
 def _size(text: str) -> int | list[int]:

@@ -131,8 +131,8 @@ marked *rough* when it is only computed from the GPU's speed.
         self._compute()
         notice = self.draft.take_notice()
         if fault:
-            facts = fields()[key]
-            self.set_message(f"{_(facts.title)}: {printable(fault[key])}", kind="error")
+            at, sentence = next(iter(fault.items()))
+            self.set_message(f"{_(fields()[at].title)}: {printable(sentence)}", kind="error")
         elif notice:
             self.set_message(printable(notice), kind="warning")
         elif not self.show_origin() and (count := self._repeated()):

@@ -51,7 +51,7 @@ class RowTable(DataTable[Text], Filterable):
         self.names: list[str] = []
         """Of the columns."""
         self._columns: tuple[tuple[str, str, int | None], ...] = ()
-        self._marked = (0, False)
+        self._arrow_at = (0, False)
         """The order that the headings show, and whether it is reversed."""
         self.set_columns(columns)
 
@@ -59,7 +59,7 @@ class RowTable(DataTable[Text], Filterable):
         """Start over with other columns."""
         self.clear(columns=True)
         self._written, self._columns = {}, tuple(columns)
-        self._marked = self.order, self.is_reversed
+        self._arrow_at = self.order, self.is_reversed
         self.names = [name for name, _title, _width in columns]
         for name, title, width in columns:
             self.add_column(Text(self._heading(name, title, width)), key=name, width=width)
@@ -130,11 +130,11 @@ class RowTable(DataTable[Text], Filterable):
 
     def rearrange(self) -> None:
         """Show the entries again."""
-        chosen, is_marked = self.chosen_key, self._marked == (self.order, self.is_reversed)
-        if not is_marked:
+        chosen, is_arrow_at = self.chosen_key, self._arrow_at == (self.order, self.is_reversed)
+        if not is_arrow_at:
             self.set_columns(self._columns)
         self.put(self._entries)
-        if not is_marked:
+        if not is_arrow_at:
             self.choose(chosen)
 
     def shown_of_all(self) -> tuple[int, int]:
