@@ -221,7 +221,8 @@ marked *rough* when it is only computed from the GPU's speed.
         key = self.form.take_back()
         if key:
             self._show_field(key)
-            words = _("{0} is {1} again.").format(_(fields()[key].title), self.form.text(key) or _("empty"))
+            facts = fields()[key]
+            words = _("{0} is {1} again.").format(_(facts.title), self.form.text(key) or _("empty"))
         else:
             words = _("Nothing to undo.") if key is None else _("The changes of your editor were undone.")
         self._refresh_form()
