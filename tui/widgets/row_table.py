@@ -130,11 +130,11 @@ class RowTable(DataTable[Text], Filterable):
 
     def rearrange(self) -> None:
         """Show the entries again."""
-        chosen, is_arrow_at = self.chosen_key, self._arrow_at == (self.order, self.is_reversed)
-        if not is_arrow_at:
+        chosen, is_in_place = self.chosen_key, self._arrow_at == (self.order, self.is_reversed)
+        if not is_in_place:
             self.set_columns(self._columns)
         self.put(self._entries)
-        if not is_arrow_at:
+        if not is_in_place:
             self.choose(chosen)
 
     def shown_of_all(self) -> tuple[int, int]:
