@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class PlayedTrainer:
         self.lock = RunLock(run_dir.lock_path)
         self.state = StateWriter(run_dir, interval=0)
         self.box = ControlBox(run_dir, self.events)
-        self.events.emit(RunStartedEvent(name=run_dir.name, step=0, pid=4711))
+        self.events.emit(RunStartedEvent(name=run_dir.name, step=0, pid=os.getpid()))
 
     def train(self, steps: int = 1, *, updates_per_epoch: int = 10) -> None:
         """Make steps; the first call begins the training."""

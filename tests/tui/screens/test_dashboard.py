@@ -115,7 +115,7 @@ async def test_panes_by_number(watching: Open, trainer: PlayedTrainer, until: Un
         await until(pilot, lambda: "smoothed" in text(pilot.app))
         await pilot.press("3")
         await until(pilot, lambda: "Precision fp32: as [configured]." in text(pilot.app))
-        assert "smoothed" not in text(pilot.app) and "The trainer started: process 4711" in text(pilot.app)
+        assert "smoothed" not in text(pilot.app) and f"The trainer started: process {os.getpid()}" in text(pilot.app)
         await pilot.press("4")
         await until(pilot, lambda: "a line of the log" in text(pilot.app))
         assert pilot.app.screen.query_one("#printed", Tail).copied_text == "a line of the log", "Events has the others"
