@@ -276,9 +276,9 @@ the runs of a project are together.
 WELCOME = _("""[b]Welcome.[/b] From a folder of images to a LoRA in eight steps.
 
   [b]n[/b]       start: the wizard asks for model, images and settings
+  [b]D[/b]       try it: the demo trains in minutes (lorasmith demo in a shell)
   [b]F1[/b]      help for what is shown
   [b]Ctrl+P[/b]  every action by name
   [b]Ctrl+Q[/b]  quit; a training continues without the screen
 
-There is no run yet. Each one will be listed here with its state.
-To try it out, press [b]D[/b]: the demo trains in minutes. In a shell:  lorasmith demo""")
+There is no run yet. Each one will be listed here with its state.""")
