@@ -201,7 +201,7 @@ def test_every_guide_is_reached_from_the_readme() -> None:
         ("lorasmith reprot RUN", "reprot"),
         ("lorasmith lora shrink FILE", "shrink"),
         ("lorasmith --presets sdxl", "--presets"),
-        ("lorasmith attach", "RUN"),
+        ("lorasmith stop", "RUN"),
         ("lorasmith --preset sdxl --set training.unet_rl=1e-4", "unet_rl"),
         ("lorasmith plan sdxl --vram much", "much"),
     ],

@@ -132,7 +132,8 @@ marked *rough* when it is only computed from the GPU's speed.
         notice = self.draft.take_notice()
         if fault:
             at, sentence = next(iter(fault.items()))
-            self.set_message(f"{_(fields()[at].title)}: {printable(sentence)}", kind="error")
+            facts = fields()[at]
+            self.set_message(f"{_(facts.title)}: {printable(sentence)}", kind="error")
         elif notice:
             self.set_message(printable(notice), kind="warning")
         elif not self.show_origin() and (count := self._repeated()):

@@ -415,7 +415,7 @@ async def test_a_name_of_another_run_is_refused(smith: Smith, home: Path, until:
 async def test_the_demo_starts_by_a_key_and_from_the_palette(smith: Smith, until: Until, text: Shown) -> None:
     app = smith(values={"saving.output_name": "mine"})
     async with app.run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "press D" in text(app))
+        await until(pilot, lambda: "try it: the demo" in text(app))
         titles = [command.title for command in app.get_system_commands(app.screen)]
         assert titles.count("Start the demo") == 1
         await pilot.press("D")
