@@ -168,7 +168,8 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
     kept = others_kept(measures, strict=repetitive)
     score = (1 - OTHERS) * min(1.0, share / (ALL_REPEATED if repetitive else ALL)) + OTHERS * kept
     score -= sum(weight for weight, _ in against)
-    reasons = [f"{learned}." if index == top else f"{learned}; at step {run[top].step} {_gains(run[top])}."]
+    highest = " and ".join(_lower(gain) for gain in (run[top].learned, run[top].train_gain) if gain is not None)
+    reasons = [f"{learned}." if index == top else f"{learned}; at step {run[top].step} it is {highest}."]
     reasons += [text for _, text in against]
     if index > top and share < 1 - LOST:
         reasons.append("Since then the run has unlearned.")

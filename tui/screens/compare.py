@@ -31,6 +31,8 @@ from tui.widgets.run_samples import RunSamples
 if TYPE_CHECKING:
     from engine.results.comparison import Comparison
 
+LABEL_CELLS = 21
+"""Most cells of the first column; the runs share the rest."""
 PANES = {"differences": _("Differences"), "curves": _("Curves"), "samples": _("Samples")}
 PANE_TOOLTIPS = {
     "differences": _("Show the measures and the settings that differ."),
@@ -167,7 +169,8 @@ shown; the number then moves the focus to a part. The line below explains the ch
         head = ("", *comparison.labels)
         columns = zip(head, *(row for _key, row in rows), strict=True)
         natural = [max(cell_len(printable(cell)) for cell in column) for column in columns]
-        widths = column_widths(natural, table.room - GAP)  # a cell has a space on each side
+        label = min(natural[0], LABEL_CELLS)
+        widths = [label, *column_widths(natural[1:], table.room - 2 * GAP - label)]  # a space on each side of a cell
         titles = [_cell(label, width).plain for label, width in zip(head, widths, strict=True)]
         table.set_columns([(str(place), title, widths[place]) for place, title in enumerate(titles)])
 
@@ -187,9 +190,12 @@ shown; the number then moves the focus to a part. The line below explains the ch
         self._show_about()
 
     def _show_about(self) -> None:
-        """The sentence about the chosen row, while its table is the part in use."""
-        row = self.query_one(SettingTable).chosen_key if self.pane == "differences" else ""
-        self.query_one("#message", Lines).set_text(printable(self._about.get(row, "")))
+        """The sentence about the chosen row, while its table is the part in use; of the curves their remark."""
+        if self.pane == "curves" and self.comparison is not None:
+            sentence = self.comparison.loss_remark()
+        else:
+            sentence = self._about.get(self.query_one(SettingTable).chosen_key, "") if self.pane != "samples" else ""
+        self.query_one("#message", Lines).set_text(printable(sentence))
 
     @property
     def help_text(self) -> str:

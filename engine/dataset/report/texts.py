@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ALIKE = 0.9
 """Share of common words in all words of two captions."""
 _FEWEST_WORDS = 8
+MOST_WITH_WORD = 64
+"""Sets with one of its rarest words that a set is compared with."""
 _FEWEST_CAPTIONS = 5
 _WORD = re.compile(r"\w+")
 
@@ -248,10 +250,11 @@ def similar_sets(sets: Sequence[frozenset[str]]) -> list[tuple[int, int, float]]
     most one pair.
 
     Two such sets share one of their rarest words, so only those are looked up (Bayardo, Ma, Srikant 2007, "Scaling Up
-    All Pairs Similarity Search").
+    All Pairs Similarity Search"): each among the newest `MOST_WITH_WORD` sets that have it, so that captions made of
+    few words take no time that grows with the square of their number.
     """
     frequency = Counter(word for words in sets for word in words)
-    index: dict[str, list[int]] = defaultdict(list)
+    index: dict[str, deque[int]] = defaultdict(lambda: deque(maxlen=MOST_WITH_WORD))
     pairs = []
     for place, words in enumerate(sets):
         if len(words) < _FEWEST_WORDS:
@@ -268,4 +271,5 @@ def similar_sets(sets: Sequence[frozenset[str]]) -> list[tuple[int, int, float]]
 
 
 def _share(first: frozenset[str], second: frozenset[str]) -> float:
-    return len(first & second) / len(first | second)
+    common = len(first & second)
+    return common / (len(first) + len(second) - common)

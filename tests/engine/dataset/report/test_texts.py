@@ -81,6 +81,22 @@ def test_nearly_equal_captions_are_found_without_comparing_all() -> None:
     assert texts.similar_sets(sets)[0][2] == pytest.approx(len(sets[0]) / len(sets[2]))
 
 
+def test_captions_of_few_words_are_compared_with_a_limited_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten words and a number of a dozen: every caption shares its rarest words with a twelfth of the others."""
+    compared, share = 0, texts._share
+
+    def counted(first: frozenset[str], second: frozenset[str]) -> float:
+        nonlocal compared
+        compared += 1
+        return share(first, second)
+
+    monkeypatch.setattr(texts, "_share", counted)
+    words = [f"word{number}" for number in range(9)]
+    sets = [frozenset([*words, f"n{number % 12}", f"m{number % 11}"]) for number in range(2000)]
+    assert len(texts.similar_sets(sets)) > 1800
+    assert compared <= 2 * texts.MOST_WITH_WORD * len(sets)
+
+
 def test_left_and_right_in_captions(tmp_path: Path, checked: Checked) -> None:
     captions = ["a fox facing left", "fox, looking to the right", "fox, profile", "a fox", "left-facing fox"]
     text = finding(checked(captioned_set(tmp_path / "p", captions)), "facing").text
