@@ -117,7 +117,11 @@ class LoraSmithApp(LeavingApp):
             self.register_theme(own)
         self.set_reactive(App.ansi_color, None)
         self.set_reactive(App.theme, theme)
-        self.stylesheet.set_variables(self.get_css_variables())  # made for the default theme until now
+        # All this was made for the default theme until now.
+        self.stylesheet.set_variables(self.get_css_variables())
+        self._refresh_truecolor_filter(self.ansi_theme)
+        self.set_class(self.current_theme.dark, "-dark-mode", update=False)
+        self.set_class(not self.current_theme.dark, "-light-mode", update=False)
         self.appearance = appearance
         self.images = self.appearance.image_mode(colours, self.no_color)
         """halfblock, sixel, kitty, poor or off."""

@@ -6,11 +6,12 @@ import re
 from collections.abc import Awaitable, Callable
 
 import pytest
+from textual.filter import ANSIToTruecolor
 from textual.widget import Widget
 from textual.widgets import Button
 
 from tui.app import LoraSmithApp
-from tui.display.themes import first_theme
+from tui.display.themes import PALETTES, first_theme
 from tui.screens.hardware import HardwareScreen
 from tui.screens.step import StepScreen
 from tui.screens.steps import STEPS
@@ -34,6 +35,18 @@ async def test_the_cursor_of_a_list_shows_without_colour(
         other = next(segment for strip in strips for segment in strip if "○ CPU" in segment.text)
         assert cursor.style is not None and other.style is not None
         assert bool(cursor.style.underline) == marked and not other.style.underline
+
+
+@pytest.mark.parametrize(("theme", "place"), [("smith-dark", 0), ("smith-light", 1)])
+def test_the_first_theme_has_its_own_palette(
+    smith: Callable[..., LoraSmithApp], monkeypatch: pytest.MonkeyPatch, theme: str, place: int
+) -> None:
+    """Yellow and red of a list are not those of the other theme."""
+    monkeypatch.setenv("LORASMITH_THEME", theme)
+    app = smith("hardware")
+    (names,) = (each for each in app._filters if isinstance(each, ANSIToTruecolor))
+    assert names._terminal_theme is PALETTES[place]
+    assert (app.has_class("-dark-mode"), app.has_class("-light-mode")) == (place == 0, place == 1)
 
 
 async def test_a_theme_that_was_chosen_comes_back_where_there_are_as_many_colours(
