@@ -70,7 +70,7 @@ def test_the_demo_from_keys(start: Start, place: Path) -> None:
     terminal.until_shown("▶ running", seconds=90)
     terminal.until_shown("✓ finished", seconds=150)
     terminal.send("v")
-    terminal.until_shown("▸Results", "1 file", "smithy.safetensors", "● best", "% lower than the base")
+    terminal.until_shown("▸Results", "1 file", "smithy.safetensors", "● best", "% lower on training images")
     take_into_use(terminal, place)
     run_dir = RunDir(place / "smithy" / "results_current")
     assert true_state(run_dir).step == STEPS

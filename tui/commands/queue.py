@@ -149,16 +149,16 @@ def start(
     if detach:
         output.message(f"The queue works as process {runner.pid} on {runner.place or 'this machine'}.")
         return ExitCode.DONE
-    output.message(f"The queue works as process {runner.pid}; it continues if this terminal closes.")
-    return _follow(queue)
+    return _follow(queue, runner.pid)
 
 
-def _follow(queue: Queue) -> int:
+def _follow(queue: Queue, pid: int) -> int:
     """Show the journal until the queue's process ends; Ctrl-C ends only the showing."""
-    from engine.queue import running
-    from tui.text.queue import journal_line
-
     try:
+        output.message(f"The queue works as process {pid}; it continues if this terminal closes.")
+        from engine.queue import running
+        from tui.text.queue import journal_line
+
         while True:
             is_running = running(queue) is not None
             for line in queue.journal.poll():
