@@ -55,7 +55,9 @@ class EventPrinter:
     def __call__(self, event: Event) -> None:
         """Print one event."""
         self.collect(event)
-        if isinstance(event, (StepEvent, ProgressEvent)):
+        if isinstance(event, ProgressEvent) and not event.done:
+            self._pace.add(event)  # nothing to show yet
+        elif isinstance(event, (StepEvent, ProgressEvent)):
             self.moving(self._moving_text(event), self._share(event))
         elif (text := self._text(event)) is not None:
             self.line(text)
