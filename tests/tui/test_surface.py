@@ -123,3 +123,11 @@ def test_the_bare_command_line_is_light() -> None:
     code = f"import sys, tui.main; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_first_screen_is_light() -> None:
+    """What it needs later it imports later: pydantic alone takes as long as all the rest."""
+    heavy = ["torch", "numpy", "pydantic", "PIL", "tomlkit"]
+    code = f"import sys, tui.app, tui.screens.home; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

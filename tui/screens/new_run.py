@@ -10,7 +10,6 @@ from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.run_actions import RunActions
 from tui.screens.steps import STEPS, position
-from tui.setup.folder_entries import place_note
 from tui.setup.names import free_name
 from tui.setup.preset_file import begin_with_notes, conversion_notes, own_trigger, read_file
 from tui.texts import _, ngettext
@@ -89,6 +88,8 @@ class NewRuns(RunActions):
             return
         draft, path = self.smith.draft, read_file(answer)
         draft.start_over(own_trigger(path), preset=str(path))
+        from tui.setup.folder_entries import place_note
+
         notes = [*conversion_notes(path), *filter(None, [place_note(draft)])]
         begin_with_notes(draft, notes)
         if notes:

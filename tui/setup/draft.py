@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.atomic import read_json, write_text
-from engine.config.change import CHANGES, without_changes_of
 from engine.errors import StorageError, UsageError
 from engine.paths import user_state
 from engine.text import printable, shell_line
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
 
 FIRST_PRESET = "sd15-realistic"
+_CHANGES = "training.changes"
 EPOCHS, STEPS = "training.max_train_epochs", "training.max_train_steps"
 """The length of a run; where epochs are set, the steps are not used."""
 OPTIONS = {
@@ -152,7 +152,11 @@ class Draft:
         if key in self.values:
             return self.values[key]
         value = self.base().value(key)
-        return without_changes_of(value, self.values) if key == CHANGES else value
+        if key != _CHANGES:
+            return value
+        from engine.config.change import without_changes_of  # not at the start: it loads the configuration's model
+
+        return without_changes_of(value, self.values)
 
     def set(self, key: str, value: Any) -> None:
         """Set a value; one that equals the preset's is removed."""
@@ -187,8 +191,8 @@ class Draft:
         for key in settings():
             if edited.value(key) != present.value(key):
                 self.set(key, edited.value(key))
-        if self.get(CHANGES) != edited.value(CHANGES):  # the text has them, although it has their settings anew
-            self.set(CHANGES, edited.value(CHANGES))
+        if self.get(_CHANGES) != edited.value(_CHANGES):  # the text has them, although it has their settings anew
+            self.set(_CHANGES, edited.value(_CHANGES))
 
     def without_parameters(self) -> RunConfig:
         """The configuration without the changes of the step Parameters.
