@@ -7,6 +7,7 @@ The groups and their order are those of Kohya's scripts (facts: `prepare_optimiz
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.config.training import TrainingTable
@@ -69,6 +70,14 @@ class RateGroup:
         blocks in their order, each before its faster matrices."""
         named = (0, str(self.pattern)) if self.pattern is not None else (1, "")
         return (*named, -1 if self.block is None else self.block, self.ratio is not None)
+
+
+def by_component(rates: Mapping[str, float]) -> dict[str, list[float]]:
+    """The rates of the groups, by name, of each component."""
+    parts: dict[str, list[float]] = {}
+    for name, rate in rates.items():
+        parts.setdefault(component_of(name), []).append(rate)
+    return parts
 
 
 def component_of(name: str) -> str:

@@ -34,7 +34,7 @@ def lora_of_run(run_dir: RunDir, path: Path) -> Lora:
     lora = lora_of(run, path, run.recognition.family if is_known else "unknown")
     if learned_trigger(config, path):
         return lora
-    return replace(lora, trigger="", prompt=max(captions_in(path), key=len))
+    return replace(lora, trigger="", prompt=max(captions_in(path), key=len, default=lora.prompt))
 
 
 def learned_trigger(config: RunConfig, path: Path) -> str:

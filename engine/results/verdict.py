@@ -58,12 +58,13 @@ OTHERS = 1 / 3
 ALIKE = 0.01
 """Good files whose score is this close to the highest are equally good; the first of them is recommended: the less it
 is trained, the less it has lost of what is not measured. A file that is still learning has nothing to lose yet."""
+GROWTH = 0.03
+"""Share of its gain that a file must have added since the previous file to count as still learning."""
 _UNMEASURED = (
     "This file was not measured: no check came at its step, or the run ended before. The review shows how often the "
     "weights are measured."
 )
-GROWTH = 0.03
-"""Share of its gain that a file must have added since the previous file to count as still learning."""
+_NEVER_MEASURED = "The weights were not measured: that needs images for it, and training.max_check_share above 0."
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,9 @@ def past_best(assessment: Assessment) -> str:
 def judge(run: Sequence[Measures]) -> list[Verdict]:
     """The verdict of each of a run's files, from their measures in the order of their steps."""
     gains = [(index, gain) for index, measures in enumerate(run) if (gain := measures.gain) is not None]
-    if not gains and not any(measures.is_base_measured for measures in run):
-        text = "The weights were not measured: that needs images for it, and training.max_check_share above 0."
-        return [Verdict("undecidable", (text,)) for _ in run]
     if not gains:
-        return [Verdict("undecidable", (_UNMEASURED,)) for _ in run]
+        reason = _UNMEASURED if any(measures.is_base_measured for measures in run) else _NEVER_MEASURED
+        return [Verdict("undecidable", (reason,)) for _ in run]
     top, most = max(gains, key=lambda pair: pair[1])
     return [_verdict(run, index, top, most) for index in range(len(run))]
 
@@ -158,10 +157,10 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
     if gain is None:
         return Verdict("undecidable", (_UNMEASURED,))
     learned = f"The loss is {_gains(measures)} than the base model's"
-    if abs(most) < NOTHING:
+    if most < NOTHING and abs(gain) < NOTHING:
         text = "Hardly anything was learned: train for longer, or with higher learning rates."
-        return Verdict("undertrained", (f"{learned}.", text), score=most)
-    if most <= 0:
+        return Verdict("undertrained", (f"{learned}.", text), score=gain)
+    if most < NOTHING:
         return Verdict("overtrained" if index else "undertrained", (f"{learned}.",), score=-1.0)
     share, against = gain / most, faults(measures)
     repetitive = is_repetitive(run)
@@ -287,8 +286,10 @@ def _speed(run: Sequence[Measures], index: int) -> float | None:
 def _missing(measures: Measures) -> tuple[str, ...]:
     absent = {
         "validation images": measures.learned, "captions that differ": measures.response,
-        "samples at this step": measures.copying if measures.burn else None,
+        "samples at this step": measures.copying,
     }  # fmt: skip
+    if measures.copying is not None and not measures.burn:
+        absent["samples of the base model (sampling.sample_at_first)"] = None
     return tuple(name for name, value in absent.items() if value is None)
 
 

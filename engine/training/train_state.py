@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.config.changes import EffectiveConfig, unchanged
-from engine.config.rates import RateGroup, component_of
+from engine.config.rates import RateGroup, by_component
 from engine.training.flat_update import update_layout
 from engine.training.groups import rate_groups
 from engine.training.optimizers import build_optimizer
@@ -160,14 +160,11 @@ class TrainState:
 
     def rates_text(self) -> str:
         """The rates in words; of a part with several groups the lowest and the highest."""
-        parts: dict[str, list[float]] = {}
-        for name, rate in self.rates().items():
-            parts.setdefault(component_of(name), []).append(rate)
         return ", ".join(
             f"{part} {min(rates):.3g}"
             + (f" to {max(rates):.3g}" if max(rates) > min(rates) else "")
             + (f" ({len(rates)} groups)" if len(rates) > 1 else "")
-            for part, rates in parts.items()
+            for part, rates in by_component(self.rates()).items()
         )
 
     def scale_rate(self, which: RateGroup, factor: float) -> None:

@@ -62,3 +62,21 @@ def test_the_preset_demo_needs_nothing_else(place: Path) -> None:
     own = configuration.read("demo", images="mine", model="other", name="cat")
     assert (own.dataset.train_data_dir, own.model.pretrained_model_name_or_path) == ("mine", "other")
     assert own.dataset.validation_data_dir is None and own.saving.output_name == "cat"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "processes"),
+    [
+        ((), 1, 2),
+        (("memory.device=cuda",), 1, 1),
+        (("memory.device=cuda",), 2, 2),
+        (("memory.device=cuda", "training.num_processes=1"), 2, 1),
+        (("memory.device=cuda", "training.num_processes=3"), 1, 3),  # which is refused later
+        (("memory.device=auto",), 0, 2),
+    ],
+)
+def test_the_preset_demo_on_gpus(
+    place: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], gpus: int, processes: int
+) -> None:
+    monkeypatch.setattr("engine.hardware.usable_gpus", lambda: gpus)
+    assert configuration.read("demo", overrides).training.num_processes == processes

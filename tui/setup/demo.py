@@ -18,6 +18,8 @@ DEMO_TRIGGER = "smithy"
 """The trigger word in the captions of its images."""
 DEMO_BASE = str(ASSETS / "demo_base")
 DEMO_IMAGES, DEMO_VALIDATION = str(ASSETS / "demo_pictures"), str(ASSETS / "demo_heldout")
+TWO = 2
+"""The preset's processes."""
 _BEFORE = "model.before_demo"
 """In the draft's extras: the settings that the demo replaced."""
 
@@ -25,8 +27,10 @@ _BEFORE = "model.before_demo"
 def with_demo_paths(config: RunConfig) -> RunConfig:
     """The preset demo needs nothing else: the model and the images that come with the program.
 
-    Its two processes are for the CPU: on GPUs there is one for each.
+    Its two processes are for the CPU: on a single GPU there is one.
     """
+    from engine.hardware import usable_gpus
+
     defaults = {
         ("model", "pretrained_model_name_or_path"): DEMO_BASE,
         ("dataset", "train_data_dir"): DEMO_IMAGES,
@@ -38,9 +42,10 @@ def with_demo_paths(config: RunConfig) -> RunConfig:
     for (table, key), value in defaults.items():
         if not getattr(getattr(config, table), key):
             changes.setdefault(table, {})[key] = value
-    if config.memory.device != "cpu":
-        changes["training"] = {"num_processes": "auto"}
-    return config.changed(**changes)
+    changed = config.changed(**changes)
+    if config.memory.device != "cpu" and config.training.num_processes == TWO and usable_gpus() == 1:
+        return changed.changed(training={"num_processes": 1})
+    return changed
 
 
 def is_demo(draft: Draft) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.text import duration, plural
+from tui.setup.draft import EPOCHS, STEPS
 from tui.texts import _
 
 MORE_EPOCHS = 3
 """Proposed on top of those that a run has."""
-STEPS, EPOCHS = "training.max_train_steps", "training.max_train_epochs"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.cells import set_cell_size
 from textual.content import Content
 
-from engine.config.rates import component_of
+from engine.config.rates import by_component
 from engine.hardware import Gpu
 from engine.runs import Event, RunState
 from engine.runs.events import (
@@ -180,11 +180,8 @@ def facts(history: RunHistory, machine: Machine | None, device: str, processes: 
 
 def rates_text(rates: Mapping[str, float]) -> str:
     """The learning rates of the optimizer's groups: of a part with several, from the lowest to the highest."""
-    by_part: dict[str, list[float]] = {}
-    for name, rate in rates.items():
-        by_part.setdefault(component_of(name), []).append(rate)
     texts = []
-    for part, values in sorted(by_part.items(), key=lambda pair: pair[0].startswith("text_encoder")):
+    for part, values in sorted(by_component(rates).items(), key=lambda pair: pair[0].startswith("text_encoder")):
         low, high = f"{min(values):.2e}", f"{max(values):.2e}"
         groups = _(" ({0} groups)").format(len(values)) if len(values) > 1 else ""
         texts.append(f"{part_title(part)} {low if low == high else f'{low} – {high}'}{groups}")

@@ -51,6 +51,7 @@ CASES: tuple[tuple[str, list[Measures], list[str]], ...] = (
     ("flat white is no fault", [measures(10, 0.4), measures(20, 0.41, burn={"clipped": 2.0})], ["good", "good"]),
     ("nothing learned, whatever the samples look like", [measures(3, 0.001, burn={"clipped": 4.0}), measures(6, 0.002)],
      ["undertrained", "undertrained"]),
+    ("nothing learned, then harm", [measures(10, 0.002), measures(90, -0.5)], ["undertrained", "overtrained"]),
     ("burnt", [measures(10, 0.4), measures(20, 0.41, burn={"contrast": 2.0})], ["good", "overtrained"]),
     ("copies", [measures(10, 0.4), measures(20, 0.41, copying=0.95, copied="a.png")], ["good", "overtrained"]),
     ("copies in latents", [measures(10, 0.4, latent_copying=0.69), measures(20, 0.41, latent_copying=0.7)],
