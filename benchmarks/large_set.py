@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=1800, help="seconds for a stage; %(default)s")
     parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
     parser.add_argument("--drawn", type=Path, help="folder to keep the images in, for the next call")
+    parser.add_argument("--film", action="store_true", help="all images are nearly the same, as the frames of a film")
     parser.add_argument("--place", type=Path, help="folder for images and caches; that of temporary files")
     options = parser.parse_args()
     if options.stage:
@@ -79,8 +80,8 @@ def main() -> None:
     rows: dict[str, list[str]] = {name: [] for name in options.stages}
     for count in options.images:
         with tempfile.TemporaryDirectory(dir=options.place) as folder:
-            drawn = options.drawn / str(count) if options.drawn else Path(folder) / "drawn"
-            draw(drawn, count)
+            drawn = options.drawn / f"{count}{' film' * options.film}" if options.drawn else Path(folder) / "drawn"
+            draw(drawn, count, film=options.film)
             (Path(folder) / "images").symlink_to(drawn.absolute())
             for name in options.stages:
                 rows[name].append(measured(name, Path(folder), count, options))
@@ -91,15 +92,18 @@ def main() -> None:
         print(f"| {name} | {' | '.join(cells)} |")
 
 
-def draw(folder: Path, count: int) -> None:
-    """PNG files of soft colours that all differ, each with a caption of its own."""
+def draw(folder: Path, count: int, *, film: bool) -> None:
+    """PNG files of soft colours, each with a caption of its own; they differ much, as a `film` by a little noise."""
     import numpy as np
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(len(list(folder.glob("*.txt"))), count):
-        coarse = np.random.default_rng(index).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        coarse = np.random.default_rng(0 if film else index).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         image = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        if film:
+            noise = np.random.default_rng(index).integers(-12, 13, (SIDE, SIDE, 3))
+            image = Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
         image.save(folder / f"{index:06}.png", compress_level=1)
         words = random.Random(index).sample(WORDS, 5)
         (folder / f"{index:06}.txt").write_text(f"zed, {', '.join(words)}, number {index}")
@@ -188,12 +192,13 @@ def decoding(place: Path, _count: int, _encoded: int) -> Figures:
     return {**first, "peak": again["peak"], "again s": again["seconds"]}
 
 
-def checking(place: Path, _count: int, _encoded: int) -> Figures:
+def checking(place: Path, count: int, _encoded: int) -> Figures:
     """The user's command; the second time from its measures."""
     command = [sys.executable, "-c", "from tui.main import main; main()", "check", str(place / "images"), "--json"]
 
     def check() -> None:
-        subprocess.run([*command, "--set", f"dataset.resolution={SIDE}"], stdout=subprocess.DEVNULL, check=False)
+        answer = subprocess.run([*command, "--set", f"dataset.resolution={SIDE}"], stdout=subprocess.PIPE, check=False)
+        assert json.loads(answer.stdout)["images"] == count
 
     first = timed(check)
     again = timed(check)

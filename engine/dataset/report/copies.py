@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from engine.dataset.images import ImageInfo
-from engine.dataset.report.likeness import Groups, as_words, close_pairs, mirrored, same_image
+from engine.dataset.report.likeness import (
+    AT_ONCE,
+    Groups,
+    as_words,
+    can_be_same,
+    close_pairs,
+    mirrored,
+    same_image,
+)
 from engine.dataset.report.measures import Measures
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _MIN_RANGE = 24
 """Levels; the hash of an image with less contrast is meaningless."""
@@ -64,16 +77,32 @@ def _alike(
     thumbnail in `own_thumbs` matches the other's."""
     queries = as_words([measures[index].hashes[version] for index in first])
     parts = as_words([measures[index].hashes[part] for part in (0, 1, 2) for index in first])
+    others = [thumbs[index] for index in first]
     groups, rejected = Groups(len(first)), set[tuple[int, int]]()
     for left, right in close_pairs(queries, parts):
-        for a, b in zip(left.tolist(), (right % len(first)).tolist(), strict=True):
-            if a == b or (a, b) in rejected or groups.together(a, b):
+        right %= len(first)
+        for a, b in _likely(groups, own_thumbs, others, left, right):
+            if (a, b) in rejected or groups.together(a, b):
                 continue
-            if same_image(own_thumbs[a], thumbs[first[b]]):
+            if same_image(own_thumbs[a], others[b]):
                 groups.join(a, b)
             else:
                 rejected.add((a, b))
     return [[first[place] for place in group] for group in groups.groups()]
+
+
+def _likely(
+    groups: Groups, own: Sequence[bytes], others: Sequence[bytes], left: np.ndarray, right: np.ndarray
+) -> Iterator[tuple[int, int]]:
+    """The pairs that are in different groups when their turn comes, and whose thumbnails can show the same image."""
+    apart = groups.apart(left, right)
+    left, right = left[apart], right[apart]
+    for start in range(0, len(left), AT_ONCE):
+        some, other = left[start : start + AT_ONCE], right[start : start + AT_ONCE]
+        apart = groups.apart(some, other)
+        pairs = list(zip(some[apart].tolist(), other[apart].tolist(), strict=True))
+        likely = can_be_same([own[a] for a, _ in pairs], [others[b] for _, b in pairs])
+        yield from itertools.compress(pairs, likely)
 
 
 def _representatives(first: list[int], near: list[list[int]]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ THUMB = 24
 MAX_DISTANCE = 11
 """Most different bits of 64 between the hashes of two versions of an image; measured by
 `benchmarks/dataset_report.py`."""
+AT_ONCE = 1024
+"""Pairs of thumbnails for a call of `can_be_same`."""
 MIN_CORRELATION = 0.965
 """Of the aligned thumbnails of two versions of an image; measured by the same benchmark."""
 _CROPS = (0.94, 0.88)
@@ -22,13 +25,19 @@ _CROPS = (0.94, 0.88)
 _BANDS, _BAND_BITS, _BAND_RADIUS = 4, 16, 2
 """Two hashes that differ in at most 11 bits differ in at most 2 in one of 4 bands (Norouzi et al. 2012, "Fast Search in
 Hamming Space with Multi-Index Hashing")."""
-_ALIGNMENTS = tuple(
+_MOST_IN_BAND = 128
+"""Targets with the same band that a query is compared with: those nearest to it when the hashes are sorted."""
+_CHUNK = 1 << 18
+"""Most pairs whose hashes are compared at a time, to bound memory."""
+_TRIMS = tuple(
     (scale, (1 - scale) * x / 2, (1 - scale) * y / 2)
-    for scale in (1.0, 0.97, 0.94, 0.91, 0.88)
-    for x in ((0, 1, 2) if scale < 1 else (0,))
-    for y in ((0, 1, 2) if scale < 1 else (0,))
+    for scale in (0.97, 0.94, 0.91, 0.88)
+    for x in (0, 1, 2)
+    for y in (0, 1, 2)
 )
 """(side, left, top) of the parts of one image that are compared with the full other image."""
+_LEAST_UNALIGNED = 0.4
+"""Of the full thumbnails of two versions of an image: trimming does not change more."""
 _MAX_LIGHT_SHIFT, _MAX_TINT_SHIFT = 40.0, 12.0
 """Most levels between the mean colours of two versions: of all channels, and of one channel beyond that. Above it, they
 are different images."""
@@ -58,7 +67,8 @@ def close_pairs(
     times.
 
     Looks up each band of a query, with every change of up to two bits, in the sorted bands of the targets: n log n for
-    well-distributed hashes.
+    well-distributed hashes. Where more than `_MOST_IN_BAND` targets have the same band, as of the frames of a film, a
+    query is compared with so many of them: their pairs still connect them, but not every pair is found.
 
     Args:
         queries: [n] uint64.
@@ -73,30 +83,63 @@ def close_pairs(
     assert distance < _BANDS * (_BAND_RADIUS + 1), "more than the bands guarantee"
     masks = [0, *(1 << i for i in range(_BAND_BITS))]
     masks += [1 << i | 1 << j for i in range(_BAND_BITS) for j in range(i)]
+    rest = np.uint64(64 - _BAND_BITS)
     for band in range(_BANDS):
-        shift = np.uint64(band * _BAND_BITS)
-        low = np.uint64((1 << _BAND_BITS) - 1)
-        query_bands = ((queries >> shift) & low).astype(np.int64)
-        target_bands = ((targets >> shift) & low).astype(np.int64)
-        order = np.argsort(target_bands, kind="stable")
-        starts = np.searchsorted(target_bands[order], np.arange((1 << _BAND_BITS) + 1))
+        own, others = _turned(queries, band * _BAND_BITS), _turned(targets, band * _BAND_BITS)
+        order = np.argsort(others, kind="stable")
+        others = others[order]
+        starts = np.searchsorted((others >> rest).astype(np.int64), np.arange((1 << _BAND_BITS) + 1))
         for mask in masks:
-            keys = query_bands ^ mask
-            counts = starts[keys + 1] - starts[keys]
-            total = int(counts.sum())
-            if not total:
-                continue
-            left = np.repeat(np.arange(len(queries)), counts)
-            inside = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
-            right = order[np.repeat(starts[keys], counts) + inside]
-            near = np.bitwise_count(queries[left] ^ targets[right]) <= distance
-            if near.any():
-                yield left[near], right[near]
+            keys = (own >> rest).astype(np.int64) ^ mask
+            begin, counts = starts[keys], starts[keys + 1] - starts[keys]
+            crowded = np.flatnonzero(counts > _MOST_IN_BAND)
+            if len(crowded):
+                nearest = np.searchsorted(others, own[crowded] ^ (np.uint64(mask) << rest)) - _MOST_IN_BAND // 2
+                last = begin[crowded] + counts[crowded] - _MOST_IN_BAND
+                begin[crowded] = np.clip(nearest, begin[crowded], last)
+                counts[crowded] = _MOST_IN_BAND
+            for part in _parts(counts):
+                left = np.repeat(np.arange(part.start, part.stop), counts[part])
+                firsts = np.repeat(begin[part] - np.cumsum(counts[part]) + counts[part], counts[part])
+                right = order[firsts + np.arange(len(left))]
+                near = np.bitwise_count(queries[left] ^ targets[right]) <= distance
+                if near.any():
+                    yield left[near], right[near]
+
+
+def _turned(hashes: np.ndarray, shift: int) -> np.ndarray:
+    """Hashes with the band at bit `shift` as their highest bits."""
+    import numpy as np
+
+    low = np.uint64((64 - _BAND_BITS - shift) % 64)
+    return hashes << low | hashes >> np.uint64(64 - low) if low else hashes
+
+
+def _parts(counts: np.ndarray) -> Iterator[slice]:
+    """The queries in order, in parts of at most `_CHUNK` pairs; parts without any are left out."""
+    import numpy as np
+
+    totals = np.cumsum(counts)
+    start = 0
+    while start < len(counts) and (done := int(totals[start - 1]) if start else 0) < int(totals[-1]):
+        stop = max(start + 1, int(np.searchsorted(totals, done + _CHUNK, "right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def can_be_same(first: Sequence[bytes], second: Sequence[bytes]) -> np.ndarray:
+    """For which of these pairs of thumbnails `same_image` can be true, [n] bool; much faster for many. Of memory it
+    takes about 50 KiB a pair: `AT_ONCE` pairs are enough."""
+    likely: np.ndarray = _correlations(_as_pixels(first), _as_pixels(second)) >= _LEAST_UNALIGNED
+    return likely
 
 
 def same_image(first: bytes, second: bytes) -> bool:
     """Whether two thumbnails show the same image: trimmed by up to 12 %, compressed, brightened, but not repainted."""
-    return max(_best(first, second), _best(second, first)) >= MIN_CORRELATION
+    unaligned = _best([first], second)
+    if not _LEAST_UNALIGNED <= unaligned < MIN_CORRELATION:
+        return unaligned >= MIN_CORRELATION
+    return any(_best(_trimmed(full), other) >= MIN_CORRELATION for full, other in ((first, second), (second, first)))
 
 
 def mirrored(thumb: bytes) -> bytes:
@@ -104,40 +147,44 @@ def mirrored(thumb: bytes) -> bytes:
     return Image.frombytes("RGB", (THUMB, THUMB), thumb).transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()
 
 
-def _best(full: bytes, trimmed: bytes) -> float:
-    """The correlation of `trimmed` with the best-matching part of `full`."""
+def _trimmed(thumb: bytes) -> list[bytes]:
+    """The parts of a thumbnail that remain of it where up to 12 % of the image are trimmed, each as a thumbnail."""
+    image = Image.frombytes("RGB", (THUMB, THUMB), thumb)
+    boxes = [(THUMB * left, THUMB * top, THUMB * (left + scale), THUMB * (top + scale)) for scale, left, top in _TRIMS]
+    return [image.resize((THUMB, THUMB), Image.Resampling.BILINEAR, box).tobytes() for box in boxes]
+
+
+def _best(candidates: Sequence[bytes], thumb: bytes) -> float:
+    """The correlation of a thumbnail with the best-matching candidate."""
+    return float(_correlations(_as_pixels(candidates), _as_pixels([thumb])).max())
+
+
+def _as_pixels(thumbs: Sequence[bytes]) -> np.ndarray:
+    """Thumbnails as [n, THUMB * THUMB, 3] float32."""
     import numpy as np
 
-    image = Image.frombytes("RGB", (THUMB, THUMB), full)
-    fixed = np.frombuffer(trimmed, np.uint8).reshape(-1, 3).astype(np.float32)
-    best = -1.0
-    for scale, left, top in _ALIGNMENTS:
-        box = (THUMB * left, THUMB * top, THUMB * (left + scale), THUMB * (top + scale))
-        part = image if scale == 1 else image.resize((THUMB, THUMB), Image.Resampling.BILINEAR, box)
-        best = max(best, _correlation(fixed, np.asarray(part).reshape(-1, 3).astype(np.float32)))
-        if scale == 1 and best < 0.4:
-            break  # a different image: trimming does not change that much
-    return best
+    return np.frombuffer(b"".join(thumbs), np.uint8).reshape(-1, THUMB * THUMB, 3).astype(np.float32)
 
 
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Of two images [N, 3] around their mean colours; -1 if those differ much."""
+def _correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of pairs of images, [n, N, 3] float32 each, around their mean colours: [n]; -1 where those differ much."""
     import numpy as np
 
-    means = first.mean(0), second.mean(0)
+    means = first.mean(1), second.mean(1)
     shift = means[0] - means[1]
-    if abs(shift.mean()) > _MAX_LIGHT_SHIFT or np.abs(shift - shift.mean()).max() > _MAX_TINT_SHIFT:
-        return -1.0
-    first, second = first - means[0], second - means[1]
-    size = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum()) / size if size else 0.0
+    light = shift.mean(1)
+    other = (np.abs(light) > _MAX_LIGHT_SHIFT) | (np.abs(shift - light[:, None]).max(1) > _MAX_TINT_SHIFT)
+    first, second = first - means[0][:, None], second - means[1][:, None]
+    size = np.sqrt((first**2).sum((1, 2)) * (second**2).sum((1, 2)))
+    found = (first * second).sum((1, 2)) / np.where(size > 0, size, 1)
+    return np.where(other, -1.0, found)
 
 
 class Groups:
     """Groups of items, joined pair by pair (union-find)."""
 
     def __init__(self, count: int) -> None:
-        self._parent = list(range(count))
+        self._parent = array("q", range(count))
 
     def root(self, item: int) -> int:
         """The representative of the group of `item`."""
@@ -154,6 +201,15 @@ class Groups:
     def together(self, a: int, b: int) -> bool:
         """Whether two items are in the same group."""
         return self.root(a) == self.root(b)
+
+    def apart(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """For which of these pairs the items are in different groups, [n] bool."""
+        import numpy as np
+
+        roots = np.frombuffer(self._parent, np.int64)
+        while not np.array_equal(roots, higher := roots[roots]):
+            roots = higher
+        return roots[left] != roots[right]
 
     def groups(self) -> list[list[int]]:
         """Groups of two or more, each in the order of its items."""

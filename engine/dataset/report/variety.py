@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from engine.dataset.caption_check import FEWEST
@@ -25,6 +25,8 @@ _ALIKE = 0.85
 """Mean correlation between the edges of two images."""
 _GREY = 10
 """Most levels between the channels of a grey pixel."""
+_BLOCK = 4096
+"""Thumbnails that are compared at a time, to bound memory: about 30 MiB."""
 
 FEW = Kind(
     "few",
@@ -64,8 +66,7 @@ def find(survey: Survey) -> Iterator[Finding]:
         yield Finding(FEW, text=f"{plural(len(images), 'different image')} to train on.")
     if len(images) < 5:
         return
-    packed = b"".join(survey.thumbs[image.path] for image in images)
-    thumbs = np.frombuffer(packed, np.uint8).reshape(-1, THUMB, THUMB, 3)
+    thumbs = [survey.thumbs[image.path] for image in images]
     shared, background = _background(thumbs)
     if shared is not None:
         yield Finding(BACKGROUND, tuple(Case((images[index].path,)) for index in np.flatnonzero(shared)), background)
@@ -74,40 +75,58 @@ def find(survey: Survey) -> Iterator[Finding]:
         yield Finding(COLOUR, text=colour)
 
 
-def _background(thumbs: np.ndarray) -> tuple[np.ndarray | None, str]:
+def _blocks(thumbs: Sequence[bytes]) -> Iterator[np.ndarray]:
+    """The thumbnails in order, [n, THUMB, THUMB, 3] uint8 each."""
+    import numpy as np
+
+    for start in range(0, len(thumbs), _BLOCK):
+        packed = b"".join(thumbs[start : start + _BLOCK])
+        yield np.frombuffer(packed, np.uint8).reshape(-1, THUMB, THUMB, 3)
+
+
+def _background(thumbs: Sequence[bytes]) -> tuple[np.ndarray | None, str]:
     """Which images [N] bool share a background, and its description."""
     import numpy as np
 
     inner = np.zeros((THUMB, THUMB), bool)
     inner[_RING:-_RING, _RING:-_RING] = True
-    edges = thumbs[:, ~inner].astype(np.float32)
-    flat = edges.std(1).max(1) <= _FLAT
-    colours = edges.mean(1)
+    deviations, means = [], []
+    count, total = 0, np.zeros(np.count_nonzero(~inner) * 3)
+    for block in _blocks(thumbs):
+        edges = block[:, ~inner].astype(np.float32)
+        deviations.append(edges.std(1).max(1))
+        means.append(edges.mean(1))
+        vectors = (edges - means[-1][:, None]).reshape(len(edges), -1)
+        lengths = np.linalg.norm(vectors, axis=1)
+        uneven = lengths > 0
+        count += int(np.count_nonzero(uneven))
+        total += (vectors[uneven] / lengths[uneven, None]).sum(0)
+    flat, colours = np.concatenate(deviations) <= _FLAT, np.concatenate(means)
     if flat.mean() >= _MOST:
         middle = np.median(colours[flat], 0)
         same = flat & (np.abs(colours - middle).max(1) <= _SAME)
         if same.mean() >= _MOST:
             return same, "Plain, #{:02x}{:02x}{:02x}.".format(*middle.round().astype(int))
-    vectors = (edges - colours[:, None]).reshape(len(edges), -1)
-    lengths = np.linalg.norm(vectors, axis=1)
-    vectors = vectors[lengths > 0] / lengths[lengths > 0, None]
-    count = len(vectors)
     if count >= _MOST * len(thumbs) and count > 1:
-        # the mean of all pairs, from the sum of the vectors
-        mean = (float((vectors.sum(0) ** 2).sum()) - count) / (count * (count - 1))
+        # the mean of all pairs, from the sum of the unit vectors
+        mean = (float((total**2).sum()) - count) / (count * (count - 1))
         if mean >= _ALIKE:
             return np.ones(len(thumbs), bool), f"The edges of the images correlate by {mean:.2f}."
     return None, ""
 
 
-def _colour(thumbs: np.ndarray) -> str:
+def _colour(thumbs: Sequence[bytes]) -> str:
     import numpy as np
 
-    spread = np.ptp(thumbs.astype(np.int16), axis=3).reshape(len(thumbs), -1)
-    grey = np.percentile(spread, 98, axis=1) <= _GREY
+    spreads, colours = [], []
+    for block in _blocks(thumbs):
+        spread = np.ptp(block.astype(np.int16), axis=3).reshape(len(block), -1)
+        spreads.append(np.percentile(spread, 98, axis=1))
+        colours.append(block.reshape(len(block), -1, 3).astype(np.float32).mean(1))
+    grey = np.concatenate(spreads) <= _GREY
     if grey.mean() >= _MOST:
         return f"{int(grey.sum())} of {plural(len(thumbs), 'image')} are black and white."
-    means = thumbs.reshape(len(thumbs), -1, 3).astype(np.float32).mean(1)
+    means = np.concatenate(colours)
     middle = np.median(means, 0)
     same = np.abs(means - middle).max(1) <= _SAME
     if same.mean() >= _MOST and np.ptp(middle) >= 2 * _SAME:

@@ -12,6 +12,7 @@ from engine.dataset.report.likeness import (
     MAX_DISTANCE,
     Groups,
     as_words,
+    can_be_same,
     close_pairs,
     hashes_of,
     same_image,
@@ -75,3 +76,47 @@ def test_groups_grow_together() -> None:
     assert groups.groups() == [[1, 2, 4, 5]]
     assert groups.together(2, 4)
     assert not groups.together(0, 4)
+
+
+@pytest.mark.parametrize("changed_bits", [0, 3])
+def test_many_hashes_that_are_nearly_the_same(changed_bits: int) -> None:
+    """Frames of a film: their pairs connect all, and their number does not grow with the square of the frames'."""
+    rng = random.Random(1)
+    film = [rng.getrandbits(64)] * 1500
+    words = as_words([word ^ sum(1 << bit for bit in rng.sample(range(64), changed_bits)) for word in film])
+    groups, count = Groups(len(words)), 0
+    for left, right in close_pairs(words, words):
+        count += len(left)
+        apart = groups.apart(left, right)
+        for a, b in zip(left[apart].tolist(), right[apart].tolist(), strict=True):
+            groups.join(a, b)
+    assert groups.groups() == [list(range(1500))]
+    if not changed_bits:
+        assert count == 1500 * 4 * 128  # in each band
+
+
+def test_an_exact_match_among_many_hashes_of_the_same_band() -> None:
+    """The nearest are compared, also where more have the same bits in each band."""
+    rng = random.Random(2)
+    words = as_words([0xABCD << 48 | rng.getrandbits(48) for _ in range(3000)])
+    assert {(place, place) for place in range(3000)} <= pairs(words, words, 0)
+
+
+def test_what_can_be_the_same_image() -> None:
+    """The quick look at many pairs excludes none that the exact look would find."""
+    thumbs = [thumb_of(scene(seed)) for seed in range(6)]
+    thumbs += [thumb_of(trimmed(scene(seed))) for seed in range(6)]
+    both = [(a, b) for a in thumbs for b in thumbs]
+    likely = can_be_same([a for a, _ in both], [b for _, b in both])
+    same = [same_image(a, b) for a, b in both]
+    assert [*(likely & same)] == same
+    assert sum(same) == 24
+    assert likely.sum() < len(both)
+
+
+def test_pairs_of_items_that_are_apart() -> None:
+    groups = Groups(5)
+    groups.join(3, 4)
+    groups.join(2, 3)
+    left, right = np.array([2, 0, 1, 1]), np.array([4, 1, 1, 2])
+    assert groups.apart(left, right).tolist() == [False, True, False, True]
