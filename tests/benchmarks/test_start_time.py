@@ -9,9 +9,9 @@ import pytest
 from benchmarks import start_time
 
 
-@pytest.mark.slow  # the trainer's process starts six times
+@pytest.mark.soak  # the trainer's process starts six times
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("what", [[], pytest.param(["--command"], marks=pytest.mark.soak)])
+@pytest.mark.parametrize("what", [[], ["--command"]])
 def test_both_sides_are_printed(
     what: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,8 +176,8 @@ def _correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     other = (np.abs(light) > _MAX_LIGHT_SHIFT) | (np.abs(shift - light[:, None]).max(1) > _MAX_TINT_SHIFT)
     first, second = first - means[0][:, None], second - means[1][:, None]
     size = np.sqrt((first**2).sum((1, 2)) * (second**2).sum((1, 2)))
-    found = (first * second).sum((1, 2)) / np.where(size > 0, size, 1)
-    return np.where(other, -1.0, found)
+    correlations = (first * second).sum((1, 2)) / np.where(size > 0, size, 1)
+    return np.where(other, -1.0, correlations)
 
 
 class Groups:
@@ -209,7 +209,8 @@ class Groups:
         roots = np.frombuffer(self._parent, np.int64)
         while not np.array_equal(roots, higher := roots[roots]):
             roots = higher
-        return roots[left] != roots[right]
+        apart: np.ndarray = roots[left] != roots[right]
+        return apart
 
     def groups(self) -> list[list[int]]:
         """Groups of two or more, each in the order of its items."""

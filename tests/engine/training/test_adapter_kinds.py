@@ -31,6 +31,7 @@ from engine.training.statefile import load_tree
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun
 from tests.engine.training.test_train import Train, digest, events, losses
+from tests.soak import mostly_soaked
 
 SETTINGS = {
     "training__max_train_steps": 4,
@@ -137,9 +138,7 @@ def test_a_kind_trains_is_saved_checked_read_and_merged(
         _is_merged(path, tmp_path / "merged.safetensors")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in RESUMED else pytest.param(name, marks=pytest.mark.soak) for name in KINDS]
-)
+@pytest.mark.parametrize("name", mostly_soaked(KINDS, RESUMED))
 def test_a_resume_gives_the_same_bytes(
     name: str,
     installed: Callable[[str], Case],

@@ -24,6 +24,7 @@ from engine.training.trainer import Trainer
 from tests.engine.adapters.test_doubled import TARGETS, attach
 from tests.engine.training.conftest import MakeRun
 from tests.engine.training.test_train import Train, digest, events, losses
+from tests.soak import mostly_soaked
 from tests.tiny_flux import tiny_files
 from tests.tiny_sdxl import tiny_sdxl
 
@@ -66,7 +67,7 @@ def halted_at(step: int, monkeypatch: pytest.MonkeyPatch, train: Train, run: Run
     assert train(run) == ExitCode.DONE
 
 
-@pytest.mark.parametrize("name", HOW)
+@pytest.mark.parametrize("name", mostly_soaked(HOW, ["olora", "eva", "both"]))
 def test_a_run_is_saved_checked_and_resumed_to_the_byte(
     name: str, make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from engine.runs.events import read_events
 from engine.runs.layout import RunDir
 from engine.training.step import TrainStep
 from engine.training.trainer import Trainer
+from tests.soak import mostly_soaked
 from tests.tiny_flux import FluxFiles, tiny_files
 
 KEYS = {
@@ -164,9 +165,7 @@ OTHER_KINDS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "algo", [algo if algo == "lokr" else pytest.param(algo, marks=pytest.mark.soak) for algo in OTHER_KINDS]
-)
+@pytest.mark.parametrize("algo", mostly_soaked(OTHER_KINDS, ["lokr"]))
 def test_other_kinds_on_a_quantised_base_in_split_mode(
     algo: str, flux_run: Any, train_here: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

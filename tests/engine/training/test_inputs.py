@@ -31,6 +31,7 @@ from engine.training import run_reader
 from engine.training.statefile import load_tree, save_tree
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import SETTINGS
+from tests.soak import mostly_soaked
 from tests.tiny_models import tiny_sd15
 
 pytestmark = pytest.mark.usefixtures("unread_files")
@@ -256,9 +257,7 @@ def test_no_change_is_no_question(name: str, run: RunDir, world: Path) -> None:
     assert compared is not None and compared.changes == ()
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in TRAINED else pytest.param(name, marks=pytest.mark.soak) for name in NO_CHANGES]
-)
+@pytest.mark.parametrize("name", mostly_soaked(NO_CHANGES, TRAINED))
 def test_no_change_gives_the_same_bytes(name: str, run: RunDir, world: Path, unchanged: list[str]) -> None:
     NO_CHANGES[name](world)
     assert train(run) == ExitCode.DONE
@@ -313,9 +312,7 @@ def test_a_broken_record_is_none(broken: str | None, run: RunDir) -> None:
     assert read_inputs(run) is None and compare(run) is None
 
 
-@pytest.mark.parametrize(
-    "broken", [case if case in (None, "{") else pytest.param(case, marks=pytest.mark.soak) for case in BROKEN]
-)
+@pytest.mark.parametrize("broken", mostly_soaked(BROKEN, (None, "{")))
 def test_a_run_without_a_readable_record_resumes_with_one_note(broken: str | None, run: RunDir, world: Path) -> None:
     break_record(run, broken)
     for path in saved_states(run.checkpoints):  # as an earlier version wrote it

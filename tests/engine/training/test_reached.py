@@ -20,6 +20,7 @@ from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun, start_ranks
 from tests.engine.training.test_changes import during, setting
 from tests.engine.training.test_train import Train, events, losses
+from tests.soak import mostly_soaked
 
 pytestmark = pytest.mark.usefixtures("unread_files", "commands_at_once")
 IMAGES = 20
@@ -120,8 +121,11 @@ COUNTS: dict[str, tuple[dict[str, object], int]] = {
 }
 
 
-@pytest.mark.parametrize("on_disk", [True, False])
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize(
+    ("name", "on_disk"),
+    [(name, True) for name in COUNTS]
+    + [pytest.param(name, False, marks=[] if name == "an epoch" else pytest.mark.soak) for name in COUNTS],
+)
 def test_what_the_steps_use_is_encoded_and_gives_the_same_file(
     name: str, on_disk: bool, make_run: MakeRun, train_here: Train, encodes: Encodes, all_encoded: Fill
 ) -> None:
@@ -253,7 +257,7 @@ def compared(run: RunDir) -> list[tuple[Any, ...]]:
     ]
 
 
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("flip", mostly_soaked([False, True], [True]))
 @pytest.mark.parametrize("planned", [True, False])
 def test_samples_are_compared_with_the_same_images(
     planned: bool, flip: bool, make_run: MakeRun, train_here: Train, encodes: Encodes, all_encoded: Fill,

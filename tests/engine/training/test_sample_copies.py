@@ -75,11 +75,11 @@ def losses(run: RunDir) -> list[float]:
 @pytest.mark.parametrize(
     ("family", "settings"),
     [
-        ("sd15", {}),
+        pytest.param("sd15", {}, marks=pytest.mark.soak),
         ("sd15", {"dataset__flip_aug": "true"}),
         ("sd15", {"dataset__random_crop": "true", "dataset__color_aug": "true"}),  # not cached
         ("sdxl", {}),
-        ("flux", {}),
+        pytest.param("flux", {}, marks=pytest.mark.soak),
     ],
     ids=["SD 1.5", "mirrored", "not cached", "SDXL", "FLUX"],
 )

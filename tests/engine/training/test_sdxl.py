@@ -14,6 +14,7 @@ from engine.exit_codes import ExitCode
 from engine.runs import RunDir, prepare_resume, read_events
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun
+from tests.soak import mostly_soaked
 from tests.tiny_sdxl import tiny_sdxl
 
 Train = Callable[[RunDir], int]
@@ -101,9 +102,7 @@ OTHER_KINDS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "algo", [algo if algo == "loha" else pytest.param(algo, marks=pytest.mark.soak) for algo in OTHER_KINDS]
-)
+@pytest.mark.parametrize("algo", mostly_soaked(OTHER_KINDS, ["loha"]))
 def test_other_kinds(algo: str, make_run: MakeRun, train_here: Train, tiny_xl: Path) -> None:
     """In half precision, with checkpointing, and with a sample."""
     run = make_run(
