@@ -117,6 +117,7 @@ def check(
     Raises:
         UsageError: no folder is set, or one folder has two roles.
         DataError: a folder is missing, unreadable, or without any image file.
+        LoraSmithError: no process can be started that looks at the images.
     """
     cache = cache or MeasureCache()
     try:

@@ -13,6 +13,7 @@ from engine.dataset.images import ImageInfo
 from engine.dataset.report.measure import measure
 from engine.dataset.report.measure_cache import Key, MeasureCache
 from engine.dataset.report.measures import MeasureResult
+from engine.errors import LoraSmithError
 from engine.processes import end_with_parent, parent_token
 
 _FEW = 40
@@ -57,6 +58,9 @@ def measure_all(
 
     Args:
         on_done: called after each image; its exception ends the work, finished results stay in the cache.
+
+    Raises:
+        LoraSmithError: no process can be started.
     """
     waiting: list[tuple[Job, Key]] = []
     for job in jobs:
@@ -99,6 +103,7 @@ def _in_processes(jobs: list[Job], places: list[int], count: int) -> Iterator[tu
         yield from _until_crash(jobs, left, count, 4 * count, lost)
         if not lost:
             return
+        _require_processes()
         retries = iter(lost)
         while True:
             crashed: list[int] = []
@@ -131,6 +136,24 @@ def _until_crash(
     finally:
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _require_processes() -> None:
+    """Raise if a process ends before it measures anything, so that no image is blamed for it.
+
+    Raises:
+        LoraSmithError: it does.
+    """
+    with _pool(1) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise LoraSmithError(
+                "The processes that look at the images end as soon as they start.",
+                "See whether processes or memory are limited (ulimit -a). A program that calls the check has to do so "
+                "under \"if __name__ == '__main__':\".",
+                code="no-measuring-process",
+            ) from error
 
 
 def _pool(count: int) -> ProcessPoolExecutor:

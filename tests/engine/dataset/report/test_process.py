@@ -232,3 +232,19 @@ def test_a_image_that_kills_its_process_is_named(images: Path, tmp_path: Path, m
     report = check(config(images), cache=MeasureCache(tmp_path / "cache"))[0]
     assert image_names(report, "broken") == {"broken.webp", "bars.jpg"}
     assert report.images == 5
+
+
+def test_no_image_is_blamed_where_no_process_can_be_started(images: Path, tmp_path: Path) -> None:
+    """A program whose module cannot be imported anew without starting processes itself."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from engine.config import load_config\n"
+        "from engine.dataset.report import measuring\n"
+        "from engine.dataset.report.checking import check\n"
+        "measuring._FEW = 0\n"
+        f"check(load_config(None, ['dataset.train_data_dir={images}', 'dataset.resolution=128']))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 1
+    assert "engine.errors.LoraSmithError: The processes that look" in done.stderr
