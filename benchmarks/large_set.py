@@ -14,7 +14,7 @@ process of its own, with the demo base:
 
 "again" is the second time. Memory is the peak of the largest process, libraries included.
 
-    python benchmarks/large_set.py [--images 1000 10000] [--stages scan check …] [--encoded 500] [--limit 1800]
+    python benchmarks/large_set.py [--images 1000 10000] [--stages scan check …] [--encoded 500] [--limit 1800] [--film]
 """
 
 from __future__ import annotations

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak import mostly_soaked
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow  # thirteen screens, each until it has come to rest: half a minute
-@pytest.mark.parametrize("program", mostly_soaked(["screenshots.py", "animation.py"], ["screenshots.py"]))
+@pytest.mark.parametrize("program", ["screenshots.py", "animation.py"])
 def test_the_drawings_are_fresh(program: str) -> None:
     command = [sys.executable, str(ROOT / "tools" / program), "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

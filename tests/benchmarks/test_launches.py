@@ -27,7 +27,7 @@ def test_a_step_starts_fewer_operations_than_a_plain_one_and_waits_for_nothing(t
 CEILINGS = {"sd15": 2500, "sdxl": 7700, "sdxl-checkpointed": 10500, "flux": 9100}
 
 
-@pytest.mark.parametrize("case", mostly_soaked(CEILINGS, ["sd15"]))
+@pytest.mark.parametrize("case", mostly_soaked(CEILINGS, ["sd15", "sdxl", "flux"]))
 def test_a_full_size_step_starts_at_most_so_many_operations(case: str) -> None:
     kinds = counted(case, "ours")
     aside = ("host copy", "read by the host")

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import start_time
+from tests.soak import mostly_soaked
 
 
-@pytest.mark.soak  # the trainer's process starts six times
+@pytest.mark.slow  # the trainer's process starts six times
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("what", [[], ["--command"]])
+@pytest.mark.parametrize("what", mostly_soaked([[], ["--command"]], [[]]))
 def test_both_sides_are_printed(
     what: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ _ALIKE = 0.85
 _GREY = 10
 """Most levels between the channels of a grey pixel."""
 _BLOCK = 4096
-"""Thumbnails that are compared at a time, to bound memory: about 30 MiB."""
+"""Thumbnails that are compared at a time, to bound memory: about 60 MiB."""
 
 FEW = Kind(
     "few",

@@ -231,11 +231,8 @@ def test_which_runs_are_recorded(tables: dict[str, Any], facts: dict[str, Any], 
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param(
-            {"network__network_train_unet_only": True, "memory__cache_text_encoder_outputs": True},
-            marks=pytest.mark.soak,
-        ),
-        pytest.param({"network__network_train_unet_only": True}, marks=pytest.mark.soak),
+        {"network__network_train_unet_only": True, "memory__cache_text_encoder_outputs": True},
+        {"network__network_train_unet_only": True},
         {"training__text_encoder_lr": 1e-3, "model__clip_skip": 2, "memory__gradient_checkpointing": True},
     ],
 )

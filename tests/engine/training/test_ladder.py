@@ -13,7 +13,6 @@ from engine.lowmem import block_swap
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
 from engine.training.trainer import Trainer
-from tests.soak import mostly_soaked
 
 MakeRun = Callable[..., RunDir]
 Train = Callable[[RunDir], int]
@@ -45,7 +44,7 @@ def test_split_mode_and_offloaded_checkpoints_change_not_a_bit(
     assert "Split mode: 3 of 5 blocks" in messages and "4 slots" in messages
 
 
-@pytest.mark.parametrize("precision", mostly_soaked(["int8_w8a8", "fp8_w8a8"], ["int8_w8a8"]))
+@pytest.mark.parametrize("precision", ["int8_w8a8", "fp8_w8a8"])
 def test_with_products_in_8_bits_the_loss_is_close_and_a_resume_exact(
     make_run: MakeRun, train_here: Train, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,6 @@ from engine.training.seeds import generator
 from tests.engine.training.conftest import MakeRun
 from tests.engine.training.test_changes import during, setting
 from tests.engine.training.test_train import Train, digest, events, losses, nan_at
-from tests.soak import mostly_soaked
 
 UPDATES, MICRO = 3, 2
 
@@ -273,7 +272,7 @@ LIVE: dict[str, tuple[dict[str, object], Callable[[pytest.MonkeyPatch], None]]] 
 
 
 @pytest.mark.usefixtures("unread_files", "commands_at_once")
-@pytest.mark.parametrize("case", mostly_soaked(LIVE, ["a live change", "a roll back"]))
+@pytest.mark.parametrize("case", LIVE)
 def test_a_run_that_looks_ahead_is_the_one_that_does_not(
     case: str, make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

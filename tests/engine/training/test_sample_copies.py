@@ -79,7 +79,7 @@ def losses(run: RunDir) -> list[float]:
         ("sd15", {"dataset__flip_aug": "true"}),
         ("sd15", {"dataset__random_crop": "true", "dataset__color_aug": "true"}),  # not cached
         ("sdxl", {}),
-        pytest.param("flux", {}, marks=pytest.mark.soak),
+        ("flux", {}),
     ],
     ids=["SD 1.5", "mirrored", "not cached", "SDXL", "FLUX"],
 )
